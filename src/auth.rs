@@ -1,0 +1,154 @@
+//! `Authorization` header in, verified caller out: who may call, and what RFC 6750 says to those who may not.
+//!
+//! [`require`] is the middleware that guards every route under it, the unknown ones included; [`VerifiedCaller`] is the
+//! extractor by which a handler learns who calls, and which guards a single handler by itself. The token is taken from
+//! the `Authorization` header alone: query and cookies end up in logs and caches. To be copied, with `oidc/` and
+//! `problem.rs`: it needs axum and what those need.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::extract::{FromRef, FromRequestParts, Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::oidc::{Claims, Verifier, VerifyError};
+use crate::problem::Problem;
+
+/// Whoever has sent this request, as its verified token says.
+///
+/// As an argument of a handler it refuses all others, with or without [`require`] around the route:
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use backend::{auth::VerifiedCaller, oidc::Verifier};
+/// use std::sync::Arc;
+///
+/// async fn hello(VerifiedCaller(claims): VerifiedCaller) -> String {
+///     format!("Hello, {}", claims.project.as_deref().unwrap_or("whoever you are"))
+/// }
+///
+/// fn app(verifier: Arc<Verifier>) -> Router {
+///     Router::new().route("/", get(hello)).with_state(verifier)
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct VerifiedCaller(pub Arc<Claims>);
+
+impl<S: Send + Sync> FromRequestParts<S> for VerifiedCaller
+where
+    Arc<Verifier>: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        if let Some(caller) = parts.extensions.get::<Self>() {
+            return Ok(caller.clone());
+        }
+        let token = bearer_token(&parts.headers)?;
+        let claims = Arc::<Verifier>::from_ref(state).verify(token, SystemTime::now()).await?;
+        Ok(parts.extensions.get_or_insert_with(|| Self(claims)).clone())
+    }
+}
+
+/// Middleware: lets only verified callers through to whatever is under it. The answer carries the caller among its
+/// extensions, and the time that the verification took as `Server-Timing`.
+pub async fn require(State(verifier): State<Arc<Verifier>>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let began = Instant::now();
+    let caller = VerifiedCaller::from_request_parts(&mut parts, &verifier).await;
+    let verify = format!("verify;dur={:.3}", began.elapsed().as_secs_f64() * 1000.0);
+    let mut response = match caller {
+        Ok(caller) => {
+            let mut response = next.run(Request::from_parts(parts, body)).await;
+            response.extensions_mut().insert(caller);
+            response
+        }
+        Err(problem) => problem.into_response(),
+    };
+    if let Ok(verify) = HeaderValue::from_str(&verify) {
+        response.headers_mut().append(HeaderName::from_static("server-timing"), verify);
+    }
+    response
+}
+
+/// Middleware: no cache keeps an answer to a request that had a credential (RFC 9111, section 3.5).
+pub async fn no_store(request: Request, next: Next) -> Response {
+    let has_credential = request.headers().contains_key(AUTHORIZATION);
+    let mut response = next.run(request).await;
+    if has_credential {
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// RFC 6750, section 2.1, with the scheme in any case (RFC 9110, section 11.1).
+fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Problem> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().map(HeaderValue::as_bytes).unwrap_or_default();
+    if values.next().is_some() {
+        return Err(invalid_request("The request has several `Authorization` headers. Send exactly one."));
+    }
+    let mut words = value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    if !words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer")) {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "missing_token",
+            "This API needs a Vercel OIDC token. Send it as `Authorization: Bearer <token>`.",
+        )
+        // RFC 6750, section 3.1: no error code for those who have sent no token.
+        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+    }
+    match (words.next(), words.next()) {
+        (Some(token), None) => Ok(token),
+        (None, _) => Err(invalid_request("`Bearer` comes without a token. Send `Authorization: Bearer <token>`.")),
+        (Some(_), Some(_)) => Err(invalid_request("`Bearer` comes with several tokens. Send exactly one.")),
+    }
+}
+
+fn invalid_request(detail: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_request\""))
+}
+
+impl From<VerifyError> for Problem {
+    fn from(error: VerifyError) -> Self {
+        let reason = description(&error.to_string());
+        match error {
+            VerifyError::Invalid(_) => {
+                let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{reason}\"");
+                let challenge = HeaderValue::try_from(challenge)
+                    .unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\""));
+                let detail = format!("The token was refused: {reason}.");
+                Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail).with_header(WWW_AUTHENTICATE, challenge)
+            }
+            VerifyError::Forbidden(forbidden) => {
+                let detail = format!("The token is valid, but its holder is not allowed here: {forbidden}.");
+                Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+                    .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"insufficient_scope\""))
+            }
+            VerifyError::KeysUnavailable { retry_after } => {
+                let detail = format!("There is no verdict: {reason}. Try again later.");
+                // Rounded up: asking earlier would be in vain.
+                let seconds = retry_after.as_secs_f64().ceil() as u64;
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", detail)
+                    .with_header(RETRY_AFTER, seconds.into())
+            }
+        }
+    }
+}
+
+/// What may stand between the quotes of an `error_description` (RFC 6750, section 3), whatever the token held:
+/// printable ASCII without `"` and `\`, 200 characters at most.
+fn description(reason: &str) -> String {
+    let allowed = |c| match c {
+        '"' => '\'',
+        '\\' => '/',
+        ' '..='~' => c,
+        _ => '?',
+    };
+    reason.chars().take(200).map(allowed).collect()
+}

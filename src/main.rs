@@ -1,0 +1,65 @@
+//! The backend's binary: settings, log, listener, signals; all else is in the library.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use backend::settings::{LogFormat, Settings};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Exit codes: 0 after a stop that was asked for, 1 where the system refuses something, 2 where a setting must be
+/// changed.
+#[tokio::main]
+async fn main() -> ExitCode {
+    let settings = match Settings::read(|name| std::env::var_os(name)) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            complain(&problems);
+            return ExitCode::from(2);
+        }
+    };
+    log_to_stdout(settings.log_format, settings.log_filter.clone());
+    match serve(settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Settings) -> io::Result<()> {
+    let Settings { host, port, .. } = &settings;
+    let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("HOST, PORT: can't listen at `{host}`, port {port}: {error}"))
+    })?;
+    // Set up before the first answer, so that no signal after it goes unheard.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    backend::run(listener, settings, async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: no new connections, finishing what is in flight");
+    })
+    .await
+}
+
+fn log_to_stdout(format: LogFormat, filter: Targets) {
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false);
+    let log = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => log.with(lines).init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
+    }
+}
+
+/// A closed standard error is no reason to panic, as `eprintln!` would.
+fn complain(problem: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{problem}");
+}

@@ -1,0 +1,95 @@
+//! The token once it is trusted: what its issuer says of the caller.
+//!
+//! [`Claims`] are only ever made from a payload whose signature was verified. Whether this API accepts them is decided
+//! in [`trust`](super::trust), each time anew. Claim names are those of RFC 7519, section 4.1, and of
+//! <https://vercel.com/docs/oidc/reference>.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::Invalid;
+use super::token::{if_present, json_object};
+
+/// The verified claims of a token.
+///
+/// A registered claim (RFC 7519) of the wrong JSON type makes the whole token invalid, and so does any of these given
+/// twice. One of Vercel's own claims that is not a string counts as absent: a rule that asks for it then refuses.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Claims {
+    /// Who issued the token.
+    #[serde(default, deserialize_with = "if_present")]
+    pub iss: Option<String>,
+    /// Whom the token is for. One string in Vercel's tokens, several are allowed.
+    #[serde(default)]
+    pub aud: Audience,
+    /// Whom the token is about: `owner:TEAM:project:PROJECT:environment:ENVIRONMENT`.
+    #[serde(default, deserialize_with = "if_present")]
+    pub sub: Option<String>,
+    /// When the token ends, in seconds since 1970 (a NumericDate, which may have a fraction).
+    #[serde(default, deserialize_with = "if_present")]
+    pub exp: Option<f64>,
+    /// From when on the token is good, in seconds since 1970.
+    #[serde(default, deserialize_with = "if_present")]
+    pub nbf: Option<f64>,
+    /// When the token was issued, in seconds since 1970.
+    #[serde(default, deserialize_with = "if_present")]
+    pub iat: Option<f64>,
+    /// The token's own name, where it has one.
+    #[serde(default, deserialize_with = "if_present")]
+    pub jti: Option<String>,
+    /// The team's slug.
+    #[serde(default, deserialize_with = "if_string")]
+    pub owner: Option<String>,
+    /// The team's id, which a rename leaves as it is.
+    #[serde(default, deserialize_with = "if_string")]
+    pub owner_id: Option<String>,
+    /// The project's name.
+    #[serde(default, deserialize_with = "if_string")]
+    pub project: Option<String>,
+    /// The project's id, which a rename leaves as it is.
+    #[serde(default, deserialize_with = "if_string")]
+    pub project_id: Option<String>,
+    /// The deployment's environment: `production`, `preview`, `development` or a custom one.
+    #[serde(default, deserialize_with = "if_string")]
+    pub environment: Option<String>,
+}
+
+impl Claims {
+    /// Reads a payload whose signature the caller of this function has verified.
+    pub(super) fn from_signed(payload: &str) -> Result<Self, Invalid> {
+        json_object(payload).ok_or(Invalid::MalformedClaims)
+    }
+}
+
+/// The `aud` claim: a string, or an array of strings (RFC 7519, section 4.1.3).
+#[derive(Clone, Debug, Default)]
+pub struct Audience(Vec<String>);
+
+impl Audience {
+    /// The audiences, in the token's order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl<'de> Deserialize<'de> for Audience {
+    fn deserialize<D: Deserializer<'de>>(claim: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum OneOrMany {
+            One(String),
+            Many(Vec<String>),
+        }
+        Ok(Self(match OneOrMany::deserialize(claim)? {
+            OneOrMany::One(audience) => vec![audience],
+            OneOrMany::Many(audiences) => audiences,
+        }))
+    }
+}
+
+fn if_string<'de, D: Deserializer<'de>>(claim: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(claim)? {
+        Value::String(value) => Some(value),
+        _ => None,
+    })
+}

@@ -1,0 +1,260 @@
+//! The issuer's keys: fetched, kept, replaced.
+//!
+//! [`KeySet`] fetches a JWK Set (RFC 7517, section 5) and answers for its keys. It guarantees that at most one fetch
+//! runs at a time, that its result is shared by all who wait and survives whoever asked for it, that no answer waits
+//! for a fetch it doesn't need, and that a bad document never replaces good keys. Time is tokio's, which tests can
+//! move. How a document is read is [`jwk`](super::jwk)'s matter.
+
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode, Url, redirect};
+use tokio::sync::{OnceCell, watch};
+use tokio::time::Instant;
+
+use super::jwk::{BadDocument, Key, Keys};
+
+/// How long keys serve before a fetch replaces them in the background.
+const FRESH: Duration = Duration::from_secs(10 * 60);
+/// How long they serve at most when the issuer can't be reached.
+const USABLE: Duration = Duration::from_secs(60 * 60);
+/// How long a failed background fetch, or one that an unknown `kid` caused in vain, holds back the next of its sort:
+/// what a stranger can make this process ask of the issuer.
+const COOLDOWN: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Vercel's document is about 1 KiB.
+const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
+
+/// The keys of one issuer. Clones share them.
+#[derive(Clone, Debug)]
+pub struct KeySet(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    url: Url,
+    client: OnceCell<Client>,
+    /// Never held across an `.await`, so that readers wait for nobody.
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: Option<Held>,
+    /// When the last fetch failed; none once one has succeeded.
+    failed: Option<Instant>,
+    /// When a fetch last ended without the `kid` that somebody had asked for.
+    missed: Option<Instant>,
+    /// Open while a fetch runs; its end, however it comes, is what waiters see.
+    fetching: Option<watch::Receiver<()>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    keys: Keys,
+    since: Instant,
+}
+
+/// Why there is no key for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoKey {
+    /// The issuer has answered, and its key set has no usable key of this `kid`: the token's fault.
+    #[error("the token's `kid` names no usable key of the issuer")]
+    Unknown,
+    /// The issuer's keys can't be had now, so nobody can tell.
+    #[error("the issuer's keys can't be fetched")]
+    Unavailable {
+        /// When asking again may help.
+        retry_after: Duration,
+    },
+}
+
+enum Step {
+    Known(Arc<Key>),
+    Refuse(NoKey),
+    Wait(watch::Receiver<()>),
+}
+
+impl KeySet {
+    /// The keys at this URL. Nothing is fetched before [`prefetch`](Self::prefetch) or the first token.
+    pub fn new(url: Url) -> Self {
+        Self(Arc::new(Shared { url, client: OnceCell::new(), state: RwLock::default() }))
+    }
+
+    /// Starts a fetch, unless keys are held, one is running, or one has failed just now. Doesn't wait for it.
+    pub fn prefetch(&self) {
+        let mut state = self.write();
+        if state.live().is_none() {
+            self.refresh(&mut state);
+        }
+    }
+
+    /// Whether usable keys are held.
+    pub fn is_ready(&self) -> bool {
+        self.read().live().is_some()
+    }
+
+    /// The key of this `kid`, as of the newest document that this may need to wait for.
+    ///
+    /// # Errors
+    ///
+    /// [`NoKey::Unknown`] where the issuer doesn't have it, [`NoKey::Unavailable`] where the issuer can't be asked.
+    pub(super) async fn key(&self, kid: &str) -> Result<Arc<Key>, NoKey> {
+        if let Some(held) = self.read().live().filter(|held| held.since.elapsed() < FRESH)
+            && let Some(key) = held.keys.get(kid)
+        {
+            return Ok(key.clone());
+        }
+        let mut fetch = match self.step(kid) {
+            Step::Known(key) => return Ok(key),
+            Step::Refuse(reason) => return Err(reason),
+            Step::Wait(fetch) => fetch,
+        };
+        // Nothing is ever sent: the sender's end is the fetch's.
+        let _ended = fetch.changed().await;
+        let mut state = self.write();
+        match state.get(kid) {
+            Some(key) => Ok(key.clone()),
+            None => {
+                state.missed = Some(Instant::now());
+                Err(state.no_key())
+            }
+        }
+    }
+
+    fn step(&self, kid: &str) -> Step {
+        let mut state = self.write();
+        let Some(held) = state.live() else {
+            return Step::Wait(self.fetch(&mut state, Some(kid)));
+        };
+        let known = held.keys.get(kid).cloned();
+        if held.since.elapsed() >= FRESH {
+            self.refresh(&mut state);
+        }
+        match known {
+            Some(key) => Step::Known(key),
+            None if within(state.missed, COOLDOWN) => Step::Refuse(state.no_key()),
+            None => Step::Wait(self.fetch(&mut state, Some(kid))),
+        }
+    }
+
+    /// A fetch that nobody waits for.
+    fn refresh(&self, state: &mut State) {
+        if !within(state.failed, COOLDOWN) {
+            self.fetch(state, None);
+        }
+    }
+
+    /// The fetch that runs, or else a new one, in a task of its own: a client that goes away must not take it along.
+    /// The task knows the `kid` that it was started for, so that one asked for in vain counts as missed even then.
+    fn fetch(&self, state: &mut State, wanted: Option<&str>) -> watch::Receiver<()> {
+        if let Some(running) = state.fetching.as_ref().filter(|fetch| fetch.has_changed().is_ok()) {
+            return running.clone();
+        }
+        let (end, fetch) = watch::channel(());
+        state.fetching = Some(fetch.clone());
+        let (key_set, wanted) = (self.clone(), wanted.map(String::from));
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let fetched = key_set.0.download().await;
+            let duration_ms = began.elapsed().as_millis() as u64;
+            let mut state = key_set.write();
+            let now = Instant::now();
+            match fetched {
+                Ok(keys) => {
+                    tracing::info!(keys = keys.len(), duration_ms, "fetched the issuer's keys");
+                    (state.held, state.failed) = (Some(Held { keys, since: now }), None);
+                }
+                Err(error) => {
+                    let url = &key_set.0.url;
+                    tracing::warn!(error = chain(&error), duration_ms, %url, "could not fetch the issuer's keys");
+                    state.failed = Some(now);
+                }
+            }
+            if wanted.is_some_and(|kid| state.get(&kid).is_none()) {
+                state.missed = Some(now);
+            }
+            drop(end);
+        });
+        fetch
+    }
+
+    // A poisoned lock is used as it is: no state of this struct is half-made between two statements.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.state.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn live(&self) -> Option<&Held> {
+        self.held.as_ref().filter(|held| held.since.elapsed() < USABLE)
+    }
+
+    fn get(&self, kid: &str) -> Option<&Arc<Key>> {
+        self.live()?.keys.get(kid)
+    }
+
+    fn no_key(&self) -> NoKey {
+        match (self.failed, self.live()) {
+            (None, Some(_)) => NoKey::Unknown,
+            (_, Some(_)) => NoKey::Unavailable {
+                retry_after: self.missed.map_or(COOLDOWN, |missed| COOLDOWN.saturating_sub(missed.elapsed())),
+            },
+            // With no keys at all, the next token asks again.
+            (_, None) => NoKey::Unavailable { retry_after: Duration::from_secs(1) },
+        }
+    }
+}
+
+fn within(event: Option<Instant>, period: Duration) -> bool {
+    event.is_some_and(|event| event.elapsed() < period)
+}
+
+/// What can go wrong with a fetch, for the operator's log. The URL is not in it, for it may hold a query.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("no HTTPS client: are certificate authorities installed (package `ca-certificates`, or SSL_CERT_FILE)?")]
+    Client(#[source] reqwest::Error),
+    #[error("no answer")]
+    Request(#[from] reqwest::Error),
+    #[error("status {0}, expected 200")]
+    Status(StatusCode),
+    #[error("more than {MAX_DOCUMENT_BYTES} bytes")]
+    TooLarge,
+    #[error(transparent)]
+    Document(#[from] BadDocument),
+}
+
+impl Shared {
+    async fn download(&self) -> Result<Keys, FetchError> {
+        let client = self.client.get_or_try_init(|| async { client(&self.url) }).await.map_err(FetchError::Client)?;
+        let mut response = client.get(self.url.clone()).send().await.map_err(reqwest::Error::without_url)?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
+        }
+        let mut document = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+            if document.len() + chunk.len() > MAX_DOCUMENT_BYTES {
+                return Err(FetchError::TooLarge);
+            }
+            document.extend_from_slice(&chunk);
+        }
+        Ok(Keys::parse(&document)?)
+    }
+}
+
+fn client(url: &Url) -> reqwest::Result<Client> {
+    let client =
+        Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT).redirect(redirect::Policy::none());
+    // Plain http is for loopback, and must work where no certificate authority is installed.
+    if url.scheme() == "http" { client.tls_certs_only([]) } else { client }.build()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,227 @@
+//! Verifies Vercel OIDC tokens: a token in, its claims or the reason out. The folder to copy.
+//!
+//! It needs the crates aws-lc-rs, base64, jsonwebtoken, quick_cache, reqwest, serde, serde_json (feature `raw_value`),
+//! thiserror, tokio and tracing, and nothing of the rest of this repository: no web framework, no environment variable.
+//!
+//! # What it guards against
+//!
+//! The holder of a token is a stranger until the last check has passed. In this order, so that each check relies on
+//! those before it:
+//!
+//! 1. `token`: a compact JWS of bounded size whose header names RS256 and a key. The token chooses neither the
+//!    algorithm (`none`, HMAC with a public key as the secret) nor the key (`jwk`, `jku`, `x5u`, `x5c`).
+//! 2. `key_set`: the issuer's key of that `kid`, from the one URL that was configured. What a stranger's `kid` can make
+//!    this process fetch is bounded.
+//! 3. The signature.
+//! 4. `trust`: issuer, audience and time. An issuer signs for all its customers: without the audience and subject, any
+//!    of them would be let in.
+//! 5. `trust`: whose token it is.
+//!
+//! It doesn't guard against the replay of a token by someone who has read it: use TLS, and an audience of your own.
+//!
+//! ```no_run
+//! use backend::oidc::{KeySet, Subject, Trust, Trusted, Verifier};
+//! use std::time::{Duration, SystemTime};
+//!
+//! # async fn example(token: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+//! let keys = KeySet::new("https://oidc.vercel.com/acme/.well-known/jwks".parse()?);
+//! let trust = Trust {
+//!     who: Trusted::Subjects {
+//!         issuer: "https://oidc.vercel.com/acme".into(),
+//!         audiences: vec!["https://vercel.com/acme".into()],
+//!         subjects: vec![Subject::new("owner:acme:project:shop:environment:production")],
+//!         owner_ids: None,
+//!         project_ids: None,
+//!     },
+//!     leeway: Duration::from_secs(30),
+//! };
+//! let verifier = Verifier::new(trust, keys, 10_000);
+//! let claims = verifier.verify(token, SystemTime::now()).await?;
+//! println!("called by {:?}", claims.sub);
+//! # Ok(())
+//! # }
+//! ```
+
+mod claims;
+mod jwk;
+mod key_set;
+mod memory;
+mod token;
+mod trust;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+pub use claims::{Audience, Claims};
+pub use key_set::KeySet;
+pub use trust::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug};
+
+use key_set::NoKey;
+use memory::Memory;
+use token::UnverifiedToken;
+
+/// Decides about tokens by one issuer's keys and one set of rules.
+pub struct Verifier {
+    trust: Trust,
+    keys: KeySet,
+    memory: Memory,
+}
+
+impl Verifier {
+    /// A verifier that remembers up to `remembered_tokens` tokens, so that the signature of one that comes again need
+    /// not be computed again.
+    pub fn new(trust: Trust, keys: KeySet, remembered_tokens: usize) -> Self {
+        Self { trust, keys, memory: Memory::new(remembered_tokens) }
+    }
+
+    /// The issuer's keys.
+    pub fn keys(&self) -> &KeySet {
+        &self.keys
+    }
+
+    /// The claims of this token, if it is accepted now.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError`]: the token is invalid, or its holder isn't allowed in, or the issuer's keys can't be had.
+    pub async fn verify(&self, token: &[u8], now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
+        let unverified = UnverifiedToken::parse(token)?;
+        let key = self.keys.key(&unverified.kid).await?;
+        if let Some(claims) = self.memory.recall(token, &key) {
+            self.trust.judge(&claims, now).inspect_err(|_| self.memory.forget(token))?;
+            return Ok(claims);
+        }
+        key.verify(&unverified)?;
+        let claims = Arc::new(Claims::from_signed(unverified.payload)?);
+        self.trust.judge(&claims, now)?;
+        self.memory.remember(token, claims.clone(), key);
+        Ok(claims)
+    }
+}
+
+/// Why a token was not accepted, by whose concern it is.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The token is no good, for anybody.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The token is good, but not for this API.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+    /// Nobody can tell: the issuer's keys can't be had.
+    #[error("the keys of the token's issuer can't be fetched right now, so the token can't be judged")]
+    KeysUnavailable {
+        /// When asking again may help.
+        retry_after: Duration,
+    },
+}
+
+impl From<NoKey> for VerifyError {
+    fn from(no_key: NoKey) -> Self {
+        match no_key {
+            NoKey::Unknown => Self::Invalid(Invalid::UnknownKey),
+            NoKey::Unavailable { retry_after } => Self::KeysUnavailable { retry_after },
+        }
+    }
+}
+
+/// Why a token is invalid. No variant holds more of a token than claims whose signature was verified.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Invalid {
+    /// Longer than any token of Vercel's.
+    #[error("the token has {bytes} bytes, at most {max_bytes} are accepted")]
+    TooLong {
+        /// The token's length.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// Not three parts joined by dots.
+    #[error("the token is not a compact JWS: three base64url parts joined by dots")]
+    NotCompactJws,
+    /// The header is not canonical base64url of a JSON object with a string `alg` and a non-empty string `kid`.
+    #[error("the token's header is not base64url of a JSON object with `alg` and `kid`, each once")]
+    MalformedHeader,
+    /// Signed, or claimed to be, in another way.
+    #[error("the token's `alg` is not RS256")]
+    Algorithm,
+    /// Not a JWT.
+    #[error("the token's `typ` is not JWT")]
+    Type,
+    /// An extension that must be understood, and isn't.
+    #[error("the token's header has `crit`, and no extension is supported")]
+    CriticalExtension,
+    /// The issuer has no such key.
+    #[error(
+        "the token's `kid` names no usable key of the issuer: was it issued by another one, or has its key been retired?"
+    )]
+    UnknownKey,
+    /// Not signed by that key.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// Signed, but not claims as RFC 7519 has them.
+    #[error("the token's payload is not a JSON object of claims, each once and of its type")]
+    MalformedClaims,
+    /// From another issuer.
+    #[error("the token's issuer is {}, expected `{expected}`", Found(.found.as_deref()))]
+    Issuer {
+        /// The `iss` claim.
+        found: Option<String>,
+        /// What it must be.
+        expected: String,
+    },
+    /// For another API.
+    #[error("the token's audience is {}, expected `{expected}`", Found(Some(.found.as_str())))]
+    Audience {
+        /// The `aud` claim, joined by commas.
+        found: String,
+        /// What would be accepted, joined by commas.
+        expected: String,
+    },
+    /// No end.
+    #[error("the token has no `exp`")]
+    NoExpiry,
+    /// Over. Says nothing about whether it was ever good for this API.
+    #[error("the token expired {seconds_ago:.0} s ago")]
+    Expired {
+        /// How long ago, in seconds.
+        seconds_ago: f64,
+    },
+    /// `nbf` lies ahead.
+    #[error("the token is not valid for another {seconds_ahead:.0} s")]
+    NotYetValid {
+        /// How far, in seconds.
+        seconds_ahead: f64,
+    },
+    /// `iat` lies ahead.
+    #[error("the token was issued {seconds_ahead:.0} s in the future: is a clock wrong?")]
+    IssuedInTheFuture {
+        /// How far, in seconds.
+        seconds_ahead: f64,
+    },
+}
+
+/// A valid token of someone who isn't allowed in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token's `{claim}` is {}, which this API does not accept; it accepts `{expected}`", Found(.found.as_deref()))]
+pub struct Forbidden {
+    /// The claim that decided.
+    pub claim: &'static str,
+    /// Its value.
+    pub found: Option<String>,
+    /// What would be accepted, joined by commas.
+    pub expected: String,
+}
+
+/// A claim in a sentence. Whoever holds the token chose it, so what is shown of it is bounded.
+struct Found<'a>(Option<&'a str>);
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None | Some("") => out.write_str("missing"),
+            Some(value) => write!(out, "`{value:.120}`"),
+        }
+    }
+}

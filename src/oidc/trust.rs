@@ -1,0 +1,250 @@
+//! Whom this API trusts: which issuer, audience and subjects it accepts, and at what time.
+//!
+//! Pure functions of the claims, the rules and the time given. [`Trust::judge`] assumes that the claims come from a
+//! verified signature, which [`Verifier`](super::Verifier) sees to. Rules: RFC 7519, section 4.1; names:
+//! <https://vercel.com/docs/oidc/reference>.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::claims::Claims;
+use super::{Forbidden, Invalid, VerifyError};
+
+/// Vercel's issuer in global mode; in team mode the team's slug follows after a slash.
+pub const VERCEL_ISSUER: &str = "https://oidc.vercel.com";
+
+/// What a token must say to be accepted.
+///
+/// ```
+/// use backend::oidc::{Subject, Trust, Trusted};
+/// use std::time::Duration;
+///
+/// let trust = Trust {
+///     who: Trusted::Subjects {
+///         issuer: "https://oidc.vercel.com/acme".into(),
+///         audiences: vec!["https://vercel.com/acme".into()],
+///         subjects: vec![Subject::new("owner:acme:project:shop:environment:production")],
+///         owner_ids: None,
+///         project_ids: None,
+///     },
+///     leeway: Duration::from_secs(30),
+/// };
+/// assert!(trust.to_string().contains("owner:acme:project:shop:environment:production"));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// The accepted callers.
+    pub who: Trusted,
+    /// The clock skew allowed on `exp`, `nbf` and `iat`.
+    pub leeway: Duration,
+}
+
+/// The two ways to say who is accepted.
+#[derive(Clone, Debug)]
+pub enum Trusted {
+    /// Callers named by the claims of their tokens. An empty list accepts nobody.
+    Subjects {
+        /// The one accepted `iss`, exactly.
+        issuer: String,
+        /// The accepted `aud` values.
+        audiences: Vec<String>,
+        /// The accepted `sub` values.
+        subjects: Vec<Subject>,
+        /// If given, `owner_id` must be one of these.
+        owner_ids: Option<Vec<String>>,
+        /// If given, `project_id` must be one of these.
+        project_ids: Option<Vec<String>>,
+    },
+    /// The same project in the same environment, whatever its team: both ends in one deployment.
+    SameProject {
+        /// What the `project_id` claim must be: ids are unique over all of Vercel, so this names the team as well.
+        project_id: String,
+        /// What the `environment` claim must be.
+        environment: String,
+    },
+}
+
+impl Trust {
+    /// Decides whether these claims are accepted at this time: first those that make a token valid, then those that say
+    /// whose it is.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError::Invalid`] where `iss`, `aud`, `exp`, `nbf` or `iat` is not as it must be;
+    /// [`VerifyError::Forbidden`] where the token is valid but its holder is not among those accepted.
+    pub fn judge(&self, claims: &Claims, now: SystemTime) -> Result<(), VerifyError> {
+        self.judge_issuer(claims)?;
+        self.judge_audience(claims)?;
+        self.judge_time(claims, now)?;
+        Ok(self.judge_caller(claims)?)
+    }
+
+    fn judge_issuer(&self, claims: &Claims) -> Result<(), Invalid> {
+        let found = claims.iss.as_deref();
+        let (accepted, expected) = match &self.who {
+            Trusted::Subjects { issuer, .. } => (found == Some(issuer), issuer.clone()),
+            Trusted::SameProject { .. } => (found.is_some_and(is_vercel_issuer), format!("{VERCEL_ISSUER}/TEAM")),
+        };
+        if accepted { Ok(()) } else { Err(Invalid::Issuer { found: claims.iss.clone(), expected }) }
+    }
+
+    fn judge_audience(&self, claims: &Claims) -> Result<(), Invalid> {
+        let of_owner;
+        let accepted = match &self.who {
+            Trusted::Subjects { audiences, .. } => audiences.as_slice(),
+            Trusted::SameProject { .. } => {
+                let owner = claims.owner.as_ref().filter(|owner| is_slug(owner));
+                of_owner = owner.map(|owner| format!("https://vercel.com/{owner}"));
+                of_owner.as_slice()
+            }
+        };
+        if claims.aud.iter().any(|found| accepted.iter().any(|audience| audience == found)) {
+            return Ok(());
+        }
+        let found = claims.aud.iter().collect::<Vec<_>>().join(", ");
+        Err(Invalid::Audience { found, expected: accepted.join(", ") })
+    }
+
+    fn judge_time(&self, claims: &Claims, now: SystemTime) -> Result<(), Invalid> {
+        // Before 1970 no token is good: every one then counts as not valid yet.
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let leeway = self.leeway.as_secs_f64();
+        let exp = claims.exp.ok_or(Invalid::NoExpiry)?;
+        if exp <= now - leeway {
+            return Err(Invalid::Expired { seconds_ago: now - exp });
+        }
+        if let Some(nbf) = claims.nbf.filter(|nbf| *nbf > now + leeway) {
+            return Err(Invalid::NotYetValid { seconds_ahead: nbf - now });
+        }
+        if let Some(iat) = claims.iat.filter(|iat| *iat > now + leeway) {
+            return Err(Invalid::IssuedInTheFuture { seconds_ahead: iat - now });
+        }
+        Ok(())
+    }
+
+    fn judge_caller(&self, claims: &Claims) -> Result<(), Forbidden> {
+        match &self.who {
+            Trusted::Subjects { subjects, owner_ids, project_ids, .. } => {
+                if !claims.sub.as_ref().is_some_and(|found| subjects.iter().any(|subject| subject.matches(found))) {
+                    let expected = subjects.iter().map(Subject::as_str).collect::<Vec<_>>().join(", ");
+                    return Err(Forbidden { claim: "sub", found: claims.sub.clone(), expected });
+                }
+                one_of("owner_id", claims.owner_id.as_deref(), owner_ids.as_deref())?;
+                one_of("project_id", claims.project_id.as_deref(), project_ids.as_deref())
+            }
+            Trusted::SameProject { project_id, environment } => {
+                one_of("project_id", claims.project_id.as_deref(), Some(std::slice::from_ref(project_id)))?;
+                one_of("environment", claims.environment.as_deref(), Some(std::slice::from_ref(environment)))
+            }
+        }
+    }
+}
+
+/// `https://oidc.vercel.com`, or that, a slash and a team's slug.
+fn is_vercel_issuer(issuer: &str) -> bool {
+    issuer
+        .strip_prefix(VERCEL_ISSUER)
+        .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/').is_some_and(is_slug))
+}
+
+/// Whether this can be a team's slug: one or more letters, digits, `-` and `_`.
+pub fn is_slug(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+fn one_of(claim: &'static str, found: Option<&str>, accepted: Option<&[String]>) -> Result<(), Forbidden> {
+    match accepted {
+        Some(accepted) if !found.is_some_and(|found| accepted.iter().any(|one| one == found)) => {
+            Err(Forbidden { claim, found: found.map(String::from), expected: accepted.join(", ") })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// An accepted `sub`, in which `*` stands for one or more characters other than `:`.
+///
+/// Since `*` never crosses a `:`, a pattern for one project can't be stretched over another field by a cleverly chosen
+/// name.
+///
+/// ```
+/// use backend::oidc::Subject;
+///
+/// let any_preview = Subject::new("owner:acme:project:*:environment:preview");
+/// assert!(any_preview.matches("owner:acme:project:shop:environment:preview"));
+/// assert!(!any_preview.matches("owner:acme:project:shop:environment:production"));
+/// assert!(!any_preview.matches("owner:acme:project:a:environment:x:environment:preview"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject(String);
+
+impl Subject {
+    /// Takes the pattern as it is written in `OIDC_SUBJECT`.
+    pub fn new(pattern: impl Into<String>) -> Self {
+        Self(pattern.into())
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the pattern holds a `*`, and so accepts more than one subject.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.contains('*')
+    }
+
+    /// Whether a token's `sub` is this one.
+    pub fn matches(&self, sub: &str) -> bool {
+        let fields = self.0.split(':');
+        fields.clone().count() == sub.split(':').count()
+            && fields.zip(sub.split(':')).all(|(pattern, value)| field_matches(pattern, value))
+    }
+}
+
+/// Linear in the value's length: taking each literal at its first place leaves the most for those after it.
+fn field_matches(pattern: &str, value: &str) -> bool {
+    let mut literals = pattern.split('*');
+    let Some(mut rest) = literals.next().and_then(|first| value.strip_prefix(first)) else {
+        return false;
+    };
+    let mut literals = literals.peekable();
+    while let Some(literal) = literals.next() {
+        let mut after_star = rest.chars();
+        if after_star.next().is_none() {
+            return false;
+        }
+        rest = after_star.as_str();
+        if literals.peek().is_none() {
+            return rest.ends_with(literal);
+        }
+        let Some((_, after_literal)) = rest.split_once(literal) else {
+            return false;
+        };
+        rest = after_literal;
+    }
+    rest.is_empty()
+}
+
+/// In words, for the operator: whom the settings trust.
+impl fmt::Display for Trust {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.who {
+            Trusted::Subjects { issuer, audiences, subjects, owner_ids, project_ids } => {
+                let subjects = subjects.iter().map(Subject::as_str).collect::<Vec<_>>().join(" or ");
+                write!(out, "tokens from `{issuer}` for `{}` about `{subjects}`", audiences.join(" or "))?;
+                for (claim, accepted) in [("owner_id", owner_ids), ("project_id", project_ids)] {
+                    if let Some(accepted) = accepted {
+                        write!(out, ", with {claim} `{}`", accepted.join(" or "))?;
+                    }
+                }
+                Ok(())
+            }
+            Trusted::SameProject { project_id, environment } => {
+                write!(
+                    out,
+                    "tokens from Vercel with project_id `{project_id}` and environment `{environment}`: this very project's"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Answers that say what is wrong: `application/problem+json` (RFC 9457).
+//!
+//! A problem has a stable `code` for programs and a sentence for people. It holds nothing of a request but what its
+//! maker puts into the sentence. To be copied: it needs axum and serde_json, and nothing of the rest of this
+//! repository.
+
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::response::{AppendHeaders, IntoResponse, Response};
+use serde_json::json;
+
+/// An error as its client sees it. The response carries a clone among its extensions, for those who log it.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// The status code.
+    pub status: StatusCode,
+    /// The sort of problem. Clients compare it, so it doesn't change.
+    pub code: &'static str,
+    /// What is wrong and what to do about it, in full sentences.
+    pub detail: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A problem of this status and sort.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), header: None }
+    }
+
+    /// The problem, answered with this header too.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({
+            // RFC 9457, section 4.2.1: the title is then the status code's phrase.
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "code": self.code,
+        });
+        let content_type = [(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
+        let mut response =
+            (self.status, AppendHeaders(self.header.clone()), content_type, body.to_string()).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

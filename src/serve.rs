@@ -1,0 +1,132 @@
+//! Serves the application until told to stop, and stays up under pressure.
+//!
+//! What `axum::serve` leaves open is bounded here: the time for a request's head, the time that a client may refuse to
+//! read, and the number of connections. Where that number is reached, whoever has been silent longest makes room.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_io_timeout::TimeoutStream;
+use tower::ServiceExt;
+
+/// A head takes one round trip; ten seconds are a very slow line's.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that reads nothing for so long is gone, or holds on to the connection for its own sake.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Far more than 8 KiB of token and what proxies add. Times the connections, it bounds the memory that heads can take.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_CONNECTIONS: usize = 10_000;
+/// Files kept for all that isn't a client's connection: the listener, the fetch of the keys, standard streams.
+const OTHER_FILES: usize = 64;
+
+/// Accepts connections until `shutdown` ends, then finishes what is in flight, for 10 s at most.
+pub(crate) async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    let mut connections = Connections::new(max_connections()?);
+    let graceful = GracefulShutdown::new();
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                let accepted = listener.accept().await;
+                connections.room().await;
+                accepted
+            } => accepted,
+            () = &mut shutdown => break,
+        };
+        match accepted {
+            Ok((stream, _)) => connections.add(stream, app.clone(), graceful.watcher()),
+            // The client is gone already, or the machine is short of something: it won't be better at once.
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests were still unanswered when the time to finish them was over");
+    }
+    Ok(())
+}
+
+/// As many as the contract allows, or as the system has files for. Many systems start a process with a soft limit of
+/// 1024 files, for the sake of programs that use `select`.
+fn max_connections() -> io::Result<usize> {
+    let wanted = MAX_CONNECTIONS + OTHER_FILES;
+    let files = usize::try_from(rlimit::increase_nofile_limit(wanted as u64)?).unwrap_or(usize::MAX);
+    if files < wanted {
+        tracing::warn!(files, "the system's limit on open files allows fewer than {MAX_CONNECTIONS} connections");
+    }
+    Ok(files.saturating_sub(OTHER_FILES).clamp(1, MAX_CONNECTIONS))
+}
+
+struct Connections {
+    max: usize,
+    /// Ends all with its own end.
+    tasks: JoinSet<()>,
+    by_age: VecDeque<Connection>,
+}
+
+struct Connection {
+    task: AbortHandle,
+    /// Whether a request is being answered.
+    busy: Arc<AtomicBool>,
+}
+
+impl Connections {
+    fn new(max: usize) -> Self {
+        Self { max, tasks: JoinSet::new(), by_age: VecDeque::new() }
+    }
+
+    /// Waits until there is room for one more. Only where each connection is being answered does this take time.
+    async fn room(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        while self.by_age.len() >= self.max {
+            self.by_age.retain(|connection| !connection.task.is_finished());
+            let silent = self.by_age.iter().position(|connection| !connection.busy.load(Ordering::Relaxed));
+            match silent.and_then(|oldest| self.by_age.remove(oldest)) {
+                Some(connection) => connection.task.abort(),
+                None => drop(self.tasks.join_next().await),
+            }
+        }
+    }
+
+    fn add(&mut self, stream: TcpStream, app: Router, watcher: Watcher) {
+        let busy = Arc::new(AtomicBool::new(false));
+        let answering = busy.clone();
+        let task = self.tasks.spawn(async move {
+            let service = service_fn(move |request| {
+                let (app, answering) = (app.clone(), answering.clone());
+                async move {
+                    answering.store(true, Ordering::Relaxed);
+                    let response = app.oneshot(request).await;
+                    answering.store(false, Ordering::Relaxed);
+                    response
+                }
+            });
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(WRITE_TIMEOUT));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(MAX_HEAD_BYTES)
+                .serve_connection(TokioIo::new(Box::pin(stream)), service);
+            // An error here is the client's: it went away, or sent what isn't HTTP.
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+        self.by_age.push_back(Connection { task, busy });
+    }
+}

@@ -1,0 +1,268 @@
+//! Environment variables in; settings, or every problem at once, out.
+//!
+//! The one place that knows the names of the variables. It reads them through a function, so that tests need not touch
+//! the environment of the process, and does no input or output. Whatever is set must be right: a rule that can't be
+//! read is never skipped.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::Url;
+use tracing_subscriber::filter::Targets;
+
+use crate::oidc::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug};
+
+const TEAM_SLUG: &str = "OIDC_TEAM_SLUG";
+const PROJECT_NAME: &str = "OIDC_PROJECT_NAME";
+const ENVIRONMENT: &str = "OIDC_ENVIRONMENT";
+const ISSUER_MODE: &str = "OIDC_ISSUER_MODE";
+const ISSUER: &str = "OIDC_ISSUER";
+const JWKS_URL: &str = "OIDC_JWKS_URL";
+const AUDIENCE: &str = "OIDC_AUDIENCE";
+const SUBJECT: &str = "OIDC_SUBJECT";
+const OWNER_ID: &str = "OIDC_OWNER_ID";
+const PROJECT_ID: &str = "OIDC_PROJECT_ID";
+
+/// With any of these set, the operator has chosen whom to trust, and the deployment's own project is not trusted by
+/// itself.
+const TRUST_VARIABLES: [&str; 10] =
+    [TEAM_SLUG, PROJECT_NAME, ENVIRONMENT, ISSUER_MODE, ISSUER, JWKS_URL, AUDIENCE, SUBJECT, OWNER_ID, PROJECT_ID];
+
+const MAX_LEEWAY_SECONDS: u64 = 300;
+
+/// What the backend is told from outside.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The address or host name to listen at.
+    pub host: String,
+    /// The port to listen at; 0 takes any free one.
+    pub port: u16,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines there are.
+    pub log_filter: Targets,
+    /// Whom to trust.
+    pub trust: Trust,
+    /// Where the issuer's keys are.
+    pub jwks_url: Url,
+    /// How many verified tokens to remember.
+    pub remembered_tokens: usize,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
+/// All that is wrong with the settings: a line each, which begins with the variable's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Settings {
+    /// Reads the settings, for example with [`std::env::var_os`].
+    ///
+    /// ```
+    /// use backend::settings::Settings;
+    ///
+    /// let settings = Settings::read(|name| match name {
+    ///     "OIDC_TEAM_SLUG" => Some("acme"),
+    ///     "OIDC_PROJECT_NAME" => Some("shop"),
+    ///     _ => None,
+    /// })?;
+    /// assert_eq!(settings.jwks_url.as_str(), "https://oidc.vercel.com/acme/.well-known/jwks");
+    /// # Ok::<(), backend::settings::Problems>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Problems`]: every variable that is missing or wrong.
+    pub fn read<V: Into<OsString>>(variable: impl Fn(&str) -> Option<V>) -> Result<Self, Problems> {
+        let mut reader = Reader { variable, problems: Vec::new() };
+        let host = reader.parsed("HOST", "0.0.0.0".into(), "an IP address or a host name", host);
+        let port = reader.parsed("PORT", 3001, "a port: 0 to 65535", |text| text.parse().ok());
+        let log_format = reader.parsed("LOG_FORMAT", LogFormat::Text, "`text` or `json`", |text| match text {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        });
+        let expected = "a level such as `info`, or a list such as `backend=debug,warn`";
+        let info = Targets::new().with_default(tracing::Level::INFO);
+        let log_filter = reader.parsed("RUST_LOG", info, expected, |text| text.parse().ok());
+        let leeway = reader.parsed("OIDC_CLOCK_LEEWAY_SECONDS", 30, "seconds: 0 to 300", |text| {
+            text.parse().ok().filter(|seconds| *seconds <= MAX_LEEWAY_SECONDS)
+        });
+        let remembered =
+            reader.parsed("OIDC_REMEMBERED_TOKENS", 10_000, "a number of tokens: 0 to 4294967295", |text| {
+                text.parse::<u32>().ok()
+            });
+        let trusted = reader.trusted();
+        match trusted {
+            Some((who, jwks_url)) if reader.problems.is_empty() => Ok(Self {
+                host,
+                port,
+                log_format,
+                log_filter,
+                trust: Trust { who, leeway: Duration::from_secs(leeway) },
+                jwks_url,
+                remembered_tokens: remembered as usize,
+            }),
+            _ => Err(Problems(reader.problems)),
+        }
+    }
+}
+
+struct Reader<F> {
+    variable: F,
+    problems: Vec<String>,
+}
+
+impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Reader<F> {
+    /// The variable's value. Blank counts as unset.
+    fn text(&mut self, name: &str) -> Option<String> {
+        match (self.variable)(name)?.into().into_string() {
+            Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+            Err(_) => {
+                self.problem(name, "is not valid UTF-8");
+                None
+            }
+        }
+    }
+
+    fn problem(&mut self, name: &str, problem: impl fmt::Display) {
+        self.problems.push(format!("{name}: {problem}"));
+    }
+
+    fn parsed<T>(&mut self, name: &str, default: T, expected: &str, parse: impl Fn(&str) -> Option<T>) -> T {
+        let Some(text) = self.text(name) else {
+            return default;
+        };
+        parse(&text).unwrap_or_else(|| {
+            // Enough to recognise a slip of the pen by, too little to print a secret that went to the wrong variable.
+            self.problem(name, format_args!("`{text:.24}` is not {expected}"));
+            default
+        })
+    }
+
+    fn list(&mut self, name: &str) -> Option<Vec<String>> {
+        let text = self.text(name)?;
+        let values: Vec<_> =
+            text.split(',').map(str::trim).filter(|value| !value.is_empty()).map(String::from).collect();
+        if values.is_empty() {
+            self.problem(name, "holds nothing but commas: list at least one value, or unset it");
+        }
+        Some(values)
+    }
+
+    /// Names that are parts of a subject. A `:` in one would move the parts after it, and a `*` would make it a
+    /// pattern.
+    fn names(&mut self, name: &str) -> Option<Vec<String>> {
+        let names = self.list(name)?;
+        if names.iter().any(|part| part.contains([':', '*'])) {
+            self.problem(name, format_args!("takes plain names, without `:` and `*`: for a pattern set {SUBJECT}"));
+        }
+        Some(names)
+    }
+
+    fn url(&mut self, name: &str) -> Option<String> {
+        let text = self.text(name)?;
+        if !Url::parse(&text).is_ok_and(|url| is_allowed(&url)) {
+            self.problem(
+                name,
+                "must be an https URL without user or fragment (plain http only to 127.0.0.0/8, [::1] or localhost)",
+            );
+        }
+        Some(text)
+    }
+
+    /// Whom to trust, and where the keys are; or nothing, and a problem that says why.
+    fn trusted(&mut self) -> Option<(Trusted, Url)> {
+        if TRUST_VARIABLES.iter().all(|name| self.text(name).is_none())
+            && let Some(project_id) = self.text("VERCEL_PROJECT_ID")
+            && let Some(environment) = self.text("VERCEL_TARGET_ENV").or_else(|| self.text("VERCEL_ENV"))
+        {
+            let keys = jwks_url(VERCEL_ISSUER)?;
+            return Some((Trusted::SameProject { project_id, environment }, keys));
+        }
+
+        let team = self.parsed(TEAM_SLUG, None, "a team's slug: letters, digits, `-` and `_`", |text| {
+            is_slug(text).then(|| Some(text.to_owned()))
+        });
+        let projects = self.names(PROJECT_NAME);
+        let environments = self.names(ENVIRONMENT).unwrap_or_else(|| vec!["production".into()]);
+        let is_global = self.parsed(ISSUER_MODE, false, "`team` or `global`", |text| match text {
+            "team" => Some(false),
+            "global" => Some(true),
+            _ => None,
+        });
+        let issuer = self.url(ISSUER).or_else(|| match &team {
+            _ if is_global => Some(VERCEL_ISSUER.into()),
+            team => team.as_ref().map(|team| format!("{VERCEL_ISSUER}/{team}")),
+        });
+        let audiences = self.list(AUDIENCE).or_else(|| Some(vec![format!("https://vercel.com/{}", team.as_ref()?)]));
+        let subjects = self.list(SUBJECT);
+        let jwks_url = match self.url(JWKS_URL) {
+            Some(url) => Url::parse(&url).ok(),
+            None => issuer.as_deref().and_then(jwks_url),
+        };
+        let owner_ids = self.list(OWNER_ID);
+        let project_ids = self.list(PROJECT_ID);
+
+        if self.text(TEAM_SLUG).is_none() && (issuer.is_none() || audiences.is_none() || subjects.is_none()) {
+            let problem = format!(
+                "is not set, and is needed unless {ISSUER}, {AUDIENCE} and {SUBJECT} all are: \
+                 set it to your team's slug, as in https://vercel.com/[slug]"
+            );
+            self.problem(TEAM_SLUG, problem);
+        }
+        if projects.is_none() && subjects.is_none() {
+            let problem =
+                format!("is not set, and is needed unless {SUBJECT} is: set it to the calling project's name");
+            self.problem(PROJECT_NAME, problem);
+        }
+        let subjects = match (subjects, team, projects) {
+            (Some(subjects), _, _) => subjects,
+            (None, Some(team), Some(projects)) => projects
+                .iter()
+                .flat_map(|project| environments.iter().map(move |environment| (project, environment)))
+                .map(|(project, environment)| format!("owner:{team}:project:{project}:environment:{environment}"))
+                .collect(),
+            (None, _, _) => return None,
+        };
+        let subjects = subjects.into_iter().map(Subject::new).collect();
+        Some((
+            Trusted::Subjects { issuer: issuer?, audiences: audiences?, subjects, owner_ids, project_ids },
+            jwks_url?,
+        ))
+    }
+}
+
+fn jwks_url(issuer: &str) -> Option<Url> {
+    Url::parse(&format!("{}/.well-known/jwks", issuer.trim_end_matches('/'))).ok()
+}
+
+fn host(text: &str) -> Option<String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    (is_name || bare.parse::<IpAddr>().is_ok()).then(|| bare.to_owned())
+}
+
+fn is_allowed(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    is_bare && (url.scheme() == "https" || url.scheme() == "http" && is_loopback)
+}
