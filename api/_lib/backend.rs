@@ -1,0 +1,132 @@
+//! The call that carries the token.
+//!
+//! Guarantees: the token goes to the configured origin and nowhere else; an answer is read up to its limits, and passed on only if it is JSON.
+//! Left to others: which token ([`crate::token`], [`crate::exchange`]), and how a failure looks ([`crate::problem`]).
+
+use std::time::Instant;
+
+use http::HeaderMap;
+use reqwest::header::{ACCEPT, AUTHORIZATION};
+use reqwest::{Client, StatusCode};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::client::{self, BodyError};
+use crate::problem::{foreign_words, holds_part_of};
+use crate::settings::Endpoints;
+use crate::timing::Timing;
+use crate::token::Token;
+
+/// What lets a call through Vercel's Deployment Protection, where the calling project is a trusted source.
+const TRUSTED_SOURCE: &str = "x-vercel-trusted-oidc-idp-token";
+/// What ties the two ends' traces and logs together.
+const PASSED_ON: [&str; 2] = ["traceparent", "x-vercel-id"];
+
+/// Why the call brought no answer to pass on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BackendError {
+    #[error(
+        "the backend could not be reached: check `BACKEND_URL`, that the backend runs, and that its certificate is valid"
+    )]
+    Unreachable(#[source] reqwest::Error),
+    #[error("the backend did not answer in time: check its logs, and that it is not overloaded")]
+    Timeout(#[source] reqwest::Error),
+    #[error(
+        "the backend refused the token with {status}{}: compare the token's subject, {}, with the subjects that the backend expects \
+         (`OIDC_SUBJECT`, or `OIDC_TEAM_SLUG`, `OIDC_PROJECT_NAME` and `OIDC_ENVIRONMENT`)",
+        .detail.as_ref().map(|words| format!(" (it says: {words})")).unwrap_or_default(),
+        .subject.as_ref().map_or("which can't be read".to_owned(), |subject| format!("`{subject}`")),
+    )]
+    Refused { status: StatusCode, code: Option<String>, detail: Option<String>, subject: Option<String> },
+    #[error("the backend answered {0}, not 200: check `BACKEND_URL`, its path included, and the backend's logs")]
+    Status(StatusCode),
+    #[error("the backend's answer is not JSON: check that `BACKEND_URL` is the API's base URL")]
+    NotJson,
+    #[error("the backend's answer is larger than {} bytes", client::MAX_BODY_BYTES)]
+    TooLarge,
+    #[error("the backend's answer broke off: check its logs")]
+    Broken(#[source] reqwest::Error),
+}
+
+/// Calls the backend, and gives back the JSON that it answers.
+pub(crate) async fn call(
+    client: &Client,
+    endpoints: &Endpoints,
+    token: &Token,
+    incoming: &HeaderMap,
+    timing: &mut Timing,
+) -> Result<String, BackendError> {
+    let mut request =
+        client.get(endpoints.backend.clone()).header(ACCEPT, "application/json").header(AUTHORIZATION, token.bearer());
+    if endpoints.backend_is_on_vercel {
+        request = request.header(TRUSTED_SOURCE, token.header());
+    }
+    for name in PASSED_ON {
+        if let Some(value) = incoming.get(name) {
+            request = request.header(name, value);
+        }
+    }
+    let started = Instant::now();
+    let sent = request.send().await;
+    let received = match sent {
+        Ok(response) => {
+            let (status, headers) = (response.status(), response.headers().clone());
+            Ok((status, headers, client::read(response).await))
+        }
+        Err(error) => Err(error),
+    };
+    timing.add("backend", started);
+    let (status, headers, body) = received.map_err(failure)?;
+    timing.carry(&headers, token);
+    match status {
+        StatusCode::OK => json(body),
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(refused(status, body.ok(), token))
+        }
+        _ => Err(BackendError::Status(status)),
+    }
+}
+
+fn failure(error: reqwest::Error) -> BackendError {
+    let error = error.without_url();
+    // A connection that takes too long was never made.
+    if error.is_timeout() && !error.is_connect() {
+        BackendError::Timeout(error)
+    } else {
+        BackendError::Unreachable(error)
+    }
+}
+
+fn json(body: Result<Vec<u8>, BodyError>) -> Result<String, BackendError> {
+    let body = body.map_err(|error| match error {
+        BodyError::TooLarge => BackendError::TooLarge,
+        BodyError::Broken(error) if error.is_timeout() => BackendError::Timeout(error.without_url()),
+        BodyError::Broken(error) => BackendError::Broken(error.without_url()),
+    })?;
+    let text = String::from_utf8(body).map_err(|_| BackendError::NotJson)?;
+    match serde_json::from_str::<IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(BackendError::NotJson),
+    }
+}
+
+/// What the backend says of its refusal, as far as it says it in problem JSON.
+#[derive(Default, Deserialize)]
+struct Refusal {
+    code: Option<String>,
+    detail: Option<String>,
+}
+
+fn refused(status: StatusCode, body: Option<Vec<u8>>, token: &Token) -> BackendError {
+    let refusal: Refusal = body.and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
+    let is_code = |code: &String| {
+        let plain = code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte));
+        (1..=64).contains(&code.len()) && plain && !holds_part_of(code, token)
+    };
+    BackendError::Refused {
+        status,
+        code: refusal.code.filter(is_code),
+        detail: refusal.detail.map(|detail| foreign_words(&detail, Some(token))).filter(|detail| !detail.is_empty()),
+        subject: token.unverified_subject().map(|subject| foreign_words(&subject, Some(token))),
+    }
+}

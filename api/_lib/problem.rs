@@ -1,0 +1,155 @@
+//! What went wrong, as `application/problem+json` (RFC 9457) and as a line for the log.
+//!
+//! Guarantees: every failure has its status and code here, in one `match`; the `detail` says what to do next; others' words are shown short, on one
+//! line, and without any part of a token. Left to others: what counts as a failure.
+
+use std::error::Error;
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::backend::BackendError;
+use crate::client::ClientError;
+use crate::exchange::ExchangeError;
+use crate::refresh::RefreshError;
+use crate::settings::Misconfigured;
+use crate::token::{Token, TokenError};
+
+/// Why a request gets no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Misconfigured(#[from] Misconfigured),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Refresh(#[from] RefreshError),
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    #[error("the token exchange can't be reached: {0}")]
+    ExchangeClient(#[source] ClientError),
+    #[error("the backend can't be reached: {0}")]
+    BackendClient(#[source] ClientError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("nothing is here: `/` has the page, `/api/call` the call")]
+    NotFound,
+    #[error("only `GET` and `HEAD` are answered here")]
+    MethodNotAllowed,
+}
+
+impl Failure {
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Misconfigured(_) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
+            Self::Token(_) | Self::Refresh(_) | Self::Exchange(_) | Self::ExchangeClient(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "token_unavailable")
+            }
+            Self::Backend(error) => match error {
+                BackendError::Refused { .. } => (StatusCode::BAD_GATEWAY, "backend_refused"),
+                BackendError::Status(_) | BackendError::NotJson | BackendError::TooLarge | BackendError::Broken(_) => {
+                    (StatusCode::BAD_GATEWAY, "backend_error")
+                }
+                BackendError::Unreachable(_) => (StatusCode::BAD_GATEWAY, "backend_unreachable"),
+                BackendError::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "backend_timeout"),
+            },
+            Self::BackendClient(_) => (StatusCode::BAD_GATEWAY, "backend_unreachable"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+        }
+    }
+
+    /// The line for the log, causes included; nothing for what is the requester's own fault.
+    pub(crate) fn log_line(&self) -> Option<String> {
+        let (status, code) = self.status_and_code();
+        let mut line = format!("{code}: {self}");
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let words = error.to_string();
+            // Some errors repeat their cause in their own words.
+            if !line.ends_with(&words) {
+                line = format!("{line}: {words}");
+            }
+            cause = error.source();
+        }
+        status.is_server_error().then_some(line)
+    }
+
+    pub(crate) fn into_response(self) -> Response<String> {
+        let (status, code) = self.status_and_code();
+        let mut body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": sentence(&self.to_string()),
+            "code": code,
+        });
+        if let Self::Backend(error) = &self {
+            match error {
+                BackendError::Refused { status, code, .. } => {
+                    body["backend_status"] = status.as_u16().into();
+                    body["backend_code"] = code.clone().map_or(Value::Null, Value::from);
+                }
+                BackendError::Status(status) => body["backend_status"] = status.as_u16().into(),
+                BackendError::NotJson | BackendError::TooLarge | BackendError::Broken(_) => {
+                    body["backend_status"] = 200.into()
+                }
+                BackendError::Unreachable(_) | BackendError::Timeout(_) => {}
+            }
+        }
+        let mut response = Response::new(body.to_string());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if matches!(self, Self::MethodNotAllowed) {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+}
+
+/// Makes an error's text a sentence.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).chain(['.']).collect()
+}
+
+/// The most of others' words that is shown.
+const MAX_WORDS: usize = 500;
+/// The shortest run of a token's characters that gives away something of it; less would hide common words.
+const MIN_PART: usize = 12;
+
+/// Others' words, fit to be shown: on one line, not too long, with `***` for all that looks like a token or is a part of this one.
+pub(crate) fn foreign_words(text: &str, token: Option<&Token>) -> String {
+    // Cut first, for the search is not made for a megabyte; a rest of a token that is shorter than a part stays, and says nothing.
+    let line: String = text.chars().take(4 * MAX_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut shown = String::new();
+    for piece in line.split_inclusive(|c: char| !is_token_character(c)) {
+        let run = piece.trim_end_matches(|c: char| !is_token_character(c));
+        let secret = looks_like_a_token(run) || token.is_some_and(|token| holds_part_of(run, token));
+        shown.push_str(if secret { "***" } else { run });
+        shown.push_str(&piece[run.len()..]);
+    }
+    let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    shown.chars().take(MAX_WORDS).collect()
+}
+
+/// Whether the text holds a part of the token that is long enough to matter.
+pub(crate) fn holds_part_of(text: &str, token: &Token) -> bool {
+    let token = token.expose().as_bytes();
+    text.as_bytes().windows(MIN_PART).any(|part| token.windows(MIN_PART).any(|window| window == part))
+}
+
+fn is_token_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
+/// A JWT or a piece of one, or another long run of mixed characters.
+fn looks_like_a_token(run: &str) -> bool {
+    let has = |test: fn(&u8) -> bool| run.as_bytes().iter().any(test);
+    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+    run.len() >= 16 && run.starts_with("ey") || run.len() >= 20 && mixed
+}

@@ -1,0 +1,169 @@
+//! A development token that has expired: the Vercel CLI is asked for another.
+//!
+//! Guarantees: only where `VERCEL_ENV` says development or nothing, and `.vercel/project.json` names the project; no shell, and no id that
+//! the CLI could take for an option; one CLI at a time, for 20 s at most, whatever its output; its own words reach the developer, without anything
+//! that looks like a token. Left to others: whether a token is due ([`is_due`] tells, of a token that the environment holds).
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use zeroize::Zeroizing;
+
+use crate::problem::foreign_words;
+use crate::store::{Interrupted, Key, Obtained, Store};
+use crate::token::{Source, Token};
+
+/// A token with less than this left may expire on its way.
+const MARGIN: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// A token's JSON is about 2 KiB.
+const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
+const PROGRAM: &str = if cfg!(windows) { "vercel.cmd" } else { "vercel" };
+
+/// Whether a token from this source needs replacing. One whose expiry can't be read is taken as it is, and so is a header's: Vercel made it for the request.
+pub(crate) fn is_due(token: &Token, source: &Source, now: SystemTime) -> bool {
+    match source {
+        Source::Header(_) => false,
+        Source::File(_) | Source::Variable => token.unverified_expiry().is_some_and(|expiry| expiry <= now + MARGIN),
+    }
+}
+
+/// Why there is no new token.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum RefreshError {
+    #[error(
+        "the OIDC token of {0} has expired, and this is no development environment: remove the variable, and let Vercel send a token with each request"
+    )]
+    NotDevelopment(Source),
+    #[error(
+        "the OIDC token of {0} has expired: run `vercel env pull` for a new one (and `vercel link` before, for this folder is linked to no project)"
+    )]
+    NotLinked(Source),
+    #[error("the OIDC token has expired, and `{}` does not name the project: run `vercel link`, then `vercel env pull`", .0.display())]
+    Project(PathBuf),
+    #[error(
+        "the OIDC token has expired, and the Vercel CLI could not be run: install it (`npm i -g vercel`), or run `vercel env pull`"
+    )]
+    NoCli(#[source] std::sync::Arc<std::io::Error>),
+    #[error("the OIDC token has expired, and the Vercel CLI gave no new one within {} s: run `vercel env pull`", TIMEOUT.as_secs())]
+    Timeout,
+    #[error(
+        "the OIDC token has expired, and the Vercel CLI gave no new one (it says: {0}): run `vercel login`, then `vercel env pull`"
+    )]
+    Cli(String),
+    #[error("the OIDC token that the Vercel CLI gave has expired: check this machine's clock")]
+    Expired,
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+pub(crate) struct Refresh {
+    allowed: bool,
+    store: Store<RefreshError>,
+}
+
+impl Refresh {
+    pub(crate) fn new(allowed: bool) -> Self {
+        // One project, and another if the folder is linked anew meanwhile.
+        Self { allowed, store: Store::new(2) }
+    }
+
+    /// A new token in place of one that the environment holds.
+    pub(crate) async fn replace(&self, source: Source) -> Result<Token, RefreshError> {
+        if !self.allowed {
+            return Err(RefreshError::NotDevelopment(source));
+        }
+        let folder = std::env::current_dir().unwrap_or_default();
+        let Some(project) = Project::find(&folder).await? else {
+            return Err(RefreshError::NotLinked(source));
+        };
+        let key = Key::of(&[&project.project_id, project.org_id.as_deref().unwrap_or_default()]);
+        self.store.get(key, SystemTime::now(), ask(project)).await
+    }
+}
+
+/// What `vercel link` writes.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct Project {
+    project_id: String,
+    org_id: Option<String>,
+}
+
+impl Project {
+    /// Finds the project of this folder, or of the nearest above that is linked.
+    async fn find(folder: &Path) -> Result<Option<Self>, RefreshError> {
+        for folder in folder.ancestors() {
+            let path = folder.join(".vercel/project.json");
+            match tokio::fs::read(&path).await {
+                Ok(json) => {
+                    return Self::parse(&json).map(Some).ok_or(RefreshError::Project(path));
+                }
+                Err(error)
+                    if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+                Err(_) => return Err(RefreshError::Project(path)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn parse(json: &[u8]) -> Option<Self> {
+        let project: Self = serde_json::from_slice(json).ok()?;
+        let good = is_id(&project.project_id) && project.org_id.as_deref().is_none_or(is_id);
+        good.then_some(project)
+    }
+}
+
+/// The file may come with someone else's repository, and its ids go to a program: none may pass for an option (`--token`, `--cwd`) or a path.
+fn is_id(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('-')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+async fn ask(project: Project) -> Result<Obtained, RefreshError> {
+    let mut command = Command::new(PROGRAM);
+    command.args(["project", "token", &project.project_id, "--format=json"]);
+    if let Some(team) = &project.org_id {
+        command.args(["--scope", team]);
+    }
+    command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().map_err(|error| RefreshError::NoCli(error.into()))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async { tokio::join!(read(stdout), read(stderr), child.wait()) };
+    let (stdout, stderr, status) = tokio::time::timeout(TIMEOUT, work).await.map_err(|_| RefreshError::Timeout)?;
+    if !status.is_ok_and(|status| status.success()) {
+        // Its reasons are on standard error; what it prints for programs is on standard output.
+        let words = if stderr.trim_ascii().is_empty() { &stdout } else { &stderr };
+        return Err(RefreshError::Cli(foreign_words(&String::from_utf8_lossy(words), None)));
+    }
+    let token = token(&stdout).ok_or_else(|| RefreshError::Cli("success, but its output holds no token".to_owned()))?;
+    let until = token.unverified_expiry();
+    if until.is_some_and(|until| until <= SystemTime::now()) {
+        return Err(RefreshError::Expired);
+    }
+    Ok((token, until))
+}
+
+/// Reads to the end or the limit; past it the pipe closes, so that the program ends instead of waiting for a reader.
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Zeroizing<Vec<u8>> {
+    let mut output = Zeroizing::new(Vec::new());
+    if let Some(pipe) = pipe {
+        // What was read before an error is as good as any: the exit status decides.
+        let _ = pipe.take(MAX_OUTPUT_BYTES).read_to_end(&mut output).await;
+    }
+    output
+}
+
+fn token(stdout: &[u8]) -> Option<Token> {
+    #[derive(Deserialize)]
+    struct Output<'a> {
+        token: std::borrow::Cow<'a, str>,
+    }
+    let output: Output<'_> = serde_json::from_slice(stdout).ok()?;
+    Token::new(&output.token)
+}

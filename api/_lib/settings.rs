@@ -1,0 +1,127 @@
+//! What the caller reads from the environment, once per process.
+//!
+//! Guarantees: a blank variable counts as unset; a token can only go to `https`, or to loopback. A problem does not stop the function: Vercel
+//! would show a crash and no reason, so each request that needs the setting is answered with all that is wrong.
+
+use std::net::Ipv4Addr;
+
+use reqwest::Url;
+
+const TOKEN_EXCHANGE: &str = "https://oidc.vercel.com/~token";
+
+/// The caller's settings, good or not.
+pub struct Settings {
+    pub(crate) endpoints: Result<Endpoints, Misconfigured>,
+    token_file: Option<String>,
+    token_variable: Option<String>,
+    /// Whether this may be a developer's machine, where the Vercel CLI can be asked for a token.
+    pub(crate) may_refresh: bool,
+}
+
+/// Where tokens go.
+pub(crate) struct Endpoints {
+    pub(crate) backend: Url,
+    /// Vercel's Deployment Protection stands before the backend, and takes the same token in a header of its own.
+    pub(crate) backend_is_on_vercel: bool,
+    pub(crate) exchange: Url,
+    /// With it, the token is exchanged before the call.
+    pub(crate) audience: Option<String>,
+}
+
+/// Settings that can't be used: every problem, each naming its variable.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub(crate) struct Misconfigured(Vec<String>);
+
+impl Settings {
+    /// Reads the settings; `variable` gives an environment variable's value.
+    #[must_use]
+    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let variable = |name: &str| {
+            let value = variable(name)?.trim().to_owned();
+            (!value.is_empty()).then_some(value)
+        };
+        Self {
+            endpoints: Endpoints::read(&variable),
+            token_file: variable("VERCEL_OIDC_TOKEN_FILE"),
+            token_variable: variable("VERCEL_OIDC_TOKEN"),
+            may_refresh: variable("VERCEL_ENV").is_none_or(|environment| environment == "development"),
+        }
+    }
+
+    /// The variables that say where the token is, for [`crate::token::find`].
+    pub(crate) fn token_variable(&self, name: &str) -> Option<String> {
+        match name {
+            "VERCEL_OIDC_TOKEN_FILE" => self.token_file.clone(),
+            "VERCEL_OIDC_TOKEN" => self.token_variable.clone(),
+            _ => None,
+        }
+    }
+}
+
+impl Endpoints {
+    fn read(variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Misconfigured> {
+        let vercel_url = variable("VERCEL_URL");
+        let backend = match (variable("BACKEND_URL"), &vercel_url) {
+            (Some(url), _) => allowed("BACKEND_URL", &url),
+            (None, Some(host)) => same_deployment(host),
+            (None, None) => Err("set `BACKEND_URL` to the backend's base URL (or deploy both ends together, where Vercel sets `VERCEL_URL`)".to_owned()),
+        };
+        let exchange = variable("OIDC_TOKEN_EXCHANGE_URL");
+        let exchange = allowed("OIDC_TOKEN_EXCHANGE_URL", exchange.as_deref().unwrap_or(TOKEN_EXCHANGE));
+        match (backend, exchange) {
+            (Ok(backend), Ok(exchange)) => Ok(Self {
+                backend_is_on_vercel: is_on_vercel(&backend, vercel_url.as_deref()),
+                backend,
+                exchange,
+                audience: variable("BACKEND_AUDIENCE"),
+            }),
+            (backend, exchange) => Err(Misconfigured([backend.err(), exchange.err()].into_iter().flatten().collect())),
+        }
+    }
+
+    /// Whether a call needs certificate authorities.
+    pub(crate) fn need_tls(&self) -> bool {
+        self.backend.scheme() == "https" || self.audience.is_some() && self.exchange.scheme() == "https"
+    }
+}
+
+/// A URL that a token may go to, less any `/` at its end. A refused one is not shown: it may hold a password.
+fn allowed(name: &str, value: &str) -> Result<Url, String> {
+    let mut url = Url::parse(value)
+        .map_err(|_| format!("`{name}` is not a URL: it should look like `https://api.example.com/path`"))?;
+    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
+        return Err(format!(
+            "`{name}` must be `https`, for a token sent in the clear can be stolen; only a loopback host may have `http`"
+        ));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("`{name}` must be a base URL, without user, password, query or fragment"));
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+fn same_deployment(host: &str) -> Result<Url, String> {
+    if host.contains(['/', '\\', '?', '#', '@']) {
+        return Err("`VERCEL_URL` must be a host name alone, as Vercel sets it; or set `BACKEND_URL`".to_owned());
+    }
+    let plain = format!("http://{host}/backend");
+    match Url::parse(&plain) {
+        Ok(url) if is_loopback(&url) => Ok(url),
+        _ => allowed("VERCEL_URL", &format!("https://{host}/backend")),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| {
+        host == "localhost" || host == "[::1]" || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+    })
+}
+
+fn is_on_vercel(backend: &Url, vercel_url: Option<&str>) -> bool {
+    let host = backend.host_str().unwrap_or_default();
+    host.ends_with(".vercel.app")
+        || vercel_url.is_some_and(|url| url.eq_ignore_ascii_case(host) || url.eq_ignore_ascii_case(backend.authority()))
+}

@@ -1,0 +1,48 @@
+//! `Server-Timing`: how long each step of a call took, the backend's own steps included (W3C Server Timing).
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue};
+
+use crate::problem::holds_part_of;
+use crate::token::Token;
+
+const NAME: &str = "server-timing";
+/// The most of the backend's entries that is carried through.
+const MAX_CARRIED_BYTES: usize = 1024;
+
+/// The header's value, as it grows.
+#[derive(Default)]
+pub(crate) struct Timing(String);
+
+impl Timing {
+    /// Adds a step that began then and ends now.
+    pub(crate) fn add(&mut self, name: &str, started: Instant) {
+        let separator = if self.0.is_empty() { "" } else { ", " };
+        // Writing to a string can't fail.
+        let _ = write!(self.0, "{separator}{name};dur={:.2}", started.elapsed().as_secs_f64() * 1000.0);
+    }
+
+    /// Carries the backend's own entries through, if they are well formed, short, and without any part of the token.
+    pub(crate) fn carry(&mut self, headers: &HeaderMap, token: &Token) {
+        let mut room = MAX_CARRIED_BYTES;
+        for value in headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok()) {
+            // An open quote would swallow what follows it.
+            let well_formed = !value.trim().is_empty() && !value.contains('\\') && value.matches('"').count() % 2 == 0;
+            if well_formed && value.len() <= room && !holds_part_of(value, token) {
+                room -= value.len();
+                self.0.push_str(", ");
+                self.0.push_str(value);
+            }
+        }
+    }
+
+    pub(crate) fn write_to(self, headers: &mut HeaderMap) {
+        if let Ok(value) = HeaderValue::from_str(&self.0)
+            && !value.is_empty()
+        {
+            headers.insert(NAME, value);
+        }
+    }
+}
