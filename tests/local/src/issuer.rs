@@ -1,0 +1,150 @@
+//! The issuer: what `oidc.vercel.com` serves, with a key made at start and gone at the end.
+//!
+//! Team mode (`{url}/{team}`) and global mode (`{url}`), with the one key for both, as at Vercel. `POST /~token` exchanges
+//! a token that this issuer has signed for one with another audience. Whoever can reach the issuer can't get a first
+//! token from it: those come from [`Issuer::token`], as Vercel's come with each request to a function.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::{Deployment, SigningKey, unix_seconds};
+
+/// How long the token of a function lives at Vercel, which hands out the same one for part of that.
+const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
+
+type Refusal = (StatusCode, Json<Value>);
+
+/// An issuer of tokens, and its one key.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    url: String,
+    key: Arc<SigningKey>,
+}
+
+impl Issuer {
+    /// Makes an issuer that calls itself `url` and serves nothing yet.
+    #[must_use]
+    pub fn new(url: &str, key: SigningKey) -> Self {
+        Self { url: url.to_owned(), key: Arc::new(key) }
+    }
+
+    /// Makes an issuer with a new key and serves it on `listener` for as long as the runtime runs.
+    ///
+    /// # Errors
+    ///
+    /// Where no key can be made, or the socket has no address.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn start(listener: TcpListener) -> io::Result<Self> {
+        let url = format!("http://{}", listener.local_addr()?);
+        let issuer = Self::new(&url, SigningKey::generate("local-key")?);
+        tokio::spawn(axum::serve(listener, issuer.router()).into_future());
+        Ok(issuer)
+    }
+
+    /// Returns this issuer in global mode: its `iss`, and where it is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns this issuer in team mode: the `iss` of the team's tokens.
+    #[must_use]
+    pub fn team_url(&self, team: &str) -> String {
+        format!("{}/{team}", self.url)
+    }
+
+    /// Returns the URL where tokens are exchanged.
+    #[must_use]
+    pub fn exchange_url(&self) -> String {
+        format!("{}/~token", self.url)
+    }
+
+    /// Returns the key that signs its tokens.
+    #[must_use]
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    /// Returns the claims of the token that Vercel would give `deployment` now, in team mode.
+    #[must_use]
+    pub fn claims(&self, deployment: &Deployment) -> Value {
+        let issuer = self.team_url(&deployment.team);
+        deployment.claims(&issuer, SystemTime::now(), LIFETIME)
+    }
+
+    /// Returns that token.
+    #[must_use]
+    pub fn token(&self, deployment: &Deployment) -> String {
+        self.key.mint(&self.claims(deployment))
+    }
+
+    /// Returns what it serves, for a server that wants more than [`Issuer::start`] does.
+    pub fn router(&self) -> Router {
+        let global = |State(issuer): State<Self>| async move { issuer.discovery(&issuer.url) };
+        let team = |State(issuer): State<Self>, Path(team): Path<String>| async move {
+            issuer.discovery(&issuer.team_url(&team))
+        };
+        let keys = |State(issuer): State<Self>| async move { Json(json!({ "keys": [issuer.key.jwk()] })) };
+        let exchange = |State(issuer): State<Self>, Json(request): Json<Value>| async move {
+            issuer.exchange(&request, SystemTime::now())
+        };
+        Router::new()
+            .route("/.well-known/openid-configuration", get(global))
+            .route("/{team}/.well-known/openid-configuration", get(team))
+            .route("/.well-known/jwks", get(keys))
+            .route("/{team}/.well-known/jwks", get(keys))
+            .route("/~token", post(exchange))
+            .with_state(self.clone())
+    }
+
+    fn discovery(&self, issuer: &str) -> Json<Value> {
+        Json(json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}/.well-known/jwks"),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "claims_supported": [
+                "iss", "sub", "aud", "exp", "nbf", "iat", "scope",
+                "owner", "owner_id", "project", "project_id", "environment", "plan", "user_id",
+            ],
+        }))
+    }
+
+    /// Keeps what the token says, until when too, but for the audience; `act` tells which token it came of.
+    fn exchange(&self, request: &Value, now: SystemTime) -> Result<Json<Value>, Refusal> {
+        let (Some(token), Some(audience)) = (request["token"].as_str(), request["aud"].as_str()) else {
+            return Err(refusal(StatusCode::BAD_REQUEST, "`token` and `aud` are needed, both strings"));
+        };
+        let Some(mut claims) = self.key.signed_claims(token) else {
+            return Err(refusal(StatusCode::UNAUTHORIZED, "this issuer has not signed the token"));
+        };
+        let expiry = claims["exp"].as_u64().unwrap_or(0);
+        if expiry <= unix_seconds(now) {
+            return Err(refusal(StatusCode::UNAUTHORIZED, "the token has expired"));
+        }
+        claims["act"] = json!({ "aud": claims["aud"], "iat": claims["iat"] });
+        claims["iss"] = json!(self.team_url(claims["owner"].as_str().unwrap_or_default()));
+        claims["aud"] = json!(audience);
+        claims["iat"] = json!(unix_seconds(now));
+        if let Some(jti) = request["jti"].as_str() {
+            claims["jti"] = json!(jti);
+        }
+        Ok(Json(json!({ "token": self.key.mint(&claims), "expiry": expiry })))
+    }
+}
+
+fn refusal(status: StatusCode, error: &str) -> Refusal {
+    (status, Json(json!({ "error": error })))
+}

@@ -1,0 +1,21 @@
+//! Vercel on your machine: an issuer of OIDC tokens, for the tests and the demo.
+//!
+//! [`Issuer`] serves what `oidc.vercel.com` serves; [`Deployment`] says what a token of Vercel's has in it;
+//! [`SigningKey`] signs that, or anything else, so that a test can make every wrong token there is.
+//! Neither production binary depends on this package.
+
+mod deployment;
+mod issuer;
+mod key;
+
+pub use deployment::Deployment;
+pub use issuer::Issuer;
+pub use key::{SigningKey, base64url};
+
+/// The time as a token's claims count it: whole seconds since 1970.
+///
+/// A time before that is 0, for no claim can say it.
+#[must_use]
+pub fn unix_seconds(time: std::time::SystemTime) -> u64 {
+    time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,233 @@
+//! The stage: issuer, backend and caller, each on a loopback socket of its own, as if on three machines.
+//!
+//! In front of the caller stands what Vercel's proxy is to a function: it gives each request a token, whatever the client
+//! sent. With `?token=` it gives a wrong one, so that the refusals can be looked at too.
+
+use std::future::pending;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use caller::Caller;
+use local::{Deployment, Issuer, SigningKey};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// What the backend calls itself in `aud`: a name, not an address, so nothing is ever sent there.
+pub(crate) const AUDIENCE: &str = "https://orders.acme.example";
+
+/// Everything that runs, and where.
+pub(crate) struct Stage {
+    pub(crate) issuer: Issuer,
+    pub(crate) deployment: Deployment,
+    pub(crate) backend_url: String,
+    pub(crate) caller_url: String,
+}
+
+/// What a call to the caller came to.
+pub(crate) struct Outcome {
+    pub(crate) status: StatusCode,
+    pub(crate) server_timing: String,
+    pub(crate) body: Value,
+    pub(crate) took: Duration,
+}
+
+impl Stage {
+    /// Starts everything; the caller on `listeners`, the others wherever there is room.
+    pub(crate) async fn set(listeners: Vec<TcpListener>) -> io::Result<Self> {
+        let deployment = Deployment::default();
+        let issuer = Issuer::start(loopback(0).await?)?;
+
+        let listener = loopback(0).await?;
+        let backend_url = format!("http://{}", listener.local_addr()?);
+        let issuer_url = issuer.team_url(&deployment.team);
+        let settings = backend::settings::Settings::read(|name| {
+            let value = match name {
+                "OIDC_TEAM_SLUG" => &deployment.team,
+                "OIDC_PROJECT_NAME" => &deployment.project,
+                "OIDC_ISSUER" => &issuer_url,
+                "OIDC_AUDIENCE" => AUDIENCE,
+                _ => return None,
+            };
+            Some(value.to_owned())
+        })
+        .map_err(|problems| io::Error::other(problems.to_string()))?;
+        tokio::spawn(backend::run(listener, settings, pending()));
+
+        let caller_url = format!("http://{}", listeners[0].local_addr()?);
+        let proxy = Arc::new(Proxy {
+            caller: new_caller(&backend_url, &issuer, Some(AUDIENCE)),
+            caller_without_exchange: new_caller(&backend_url, &issuer, None),
+            forger: SigningKey::generate(issuer.key().kid())?,
+            issuer: issuer.clone(),
+            deployment: deployment.clone(),
+        });
+        let app = Router::new().fallback(forward).with_state(proxy);
+        for listener in listeners {
+            tokio::spawn(axum::serve(listener, app.clone()).into_future());
+        }
+        Ok(Self { issuer, deployment, backend_url, caller_url })
+    }
+
+    /// Makes one call as a browser would, with the token that `wish` names.
+    pub(crate) async fn call(&self, wish: Option<&str>) -> io::Result<Outcome> {
+        // Plain http to this machine: no proxy that the environment names, and no certificates, which it may not have.
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().map_err(io::Error::other)?;
+        let query = wish.map_or_else(String::new, |wish| format!("?token={wish}"));
+        let start = Instant::now();
+        let response =
+            client.get(format!("{}/api/call{query}", self.caller_url)).send().await.map_err(io::Error::other)?;
+        let status = response.status();
+        let server_timing = response
+            .headers()
+            .get_all("server-timing")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect::<Vec<_>>()
+            .join(",");
+        let body = response.bytes().await.map_err(io::Error::other)?;
+        Ok(Outcome { status, server_timing, took: start.elapsed(), body: serde_json::from_slice(&body)? })
+    }
+}
+
+impl Outcome {
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.status == StatusCode::OK
+    }
+
+    /// The backend found the token genuine, and the deployment not one of those that it trusts.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.body["backend_code"] == "forbidden"
+    }
+
+    /// Returns the milliseconds that `Server-Timing` has for `step`.
+    pub(crate) fn milliseconds(&self, step: &str) -> Option<f64> {
+        self.server_timing.split(',').find_map(|entry| {
+            let (name, parameters) = entry.trim().split_once(';')?;
+            let duration = parameters.split(';').find_map(|one| one.trim().strip_prefix("dur="))?;
+            (name == step).then(|| duration.parse().ok())?
+        })
+    }
+}
+
+/// Takes `first` for itself, or the next port that is free.
+///
+/// Free means on both addresses that a browser may take `localhost` for: or it could meet another program's page.
+pub(crate) async fn listen_on_localhost(first: u16) -> io::Result<Vec<TcpListener>> {
+    for port in first..u16::MAX {
+        match both_loopbacks(port).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
+async fn both_loopbacks(port: u16) -> io::Result<Vec<TcpListener>> {
+    let v4 = loopback(port).await?;
+    let port = v4.local_addr()?.port();
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        // No IPv6 here, so nobody else can be met there.
+        Err(_) => Ok(vec![v4]),
+    }
+}
+
+pub(crate) async fn loopback(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await
+}
+
+fn new_caller(backend_url: &str, issuer: &Issuer, audience: Option<&str>) -> Caller {
+    Caller::new(caller::Settings::read(|name| match name {
+        "BACKEND_URL" => Some(backend_url.to_owned()),
+        "BACKEND_AUDIENCE" => audience.map(str::to_owned),
+        "OIDC_TOKEN_EXCHANGE_URL" => Some(issuer.exchange_url()),
+        _ => None,
+    }))
+}
+
+struct Proxy {
+    issuer: Issuer,
+    deployment: Deployment,
+    forger: SigningKey,
+    caller: Caller,
+    caller_without_exchange: Caller,
+}
+
+async fn forward(State(proxy): State<Arc<Proxy>>, mut request: Request) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let wish = query.split('&').find_map(|pair| pair.strip_prefix("token="));
+    let Some((token, caller)) = proxy.token(wish) else {
+        return (StatusCode::BAD_REQUEST, "no token of that name\n").into_response();
+    };
+    let Ok(mut token) = HeaderValue::try_from(token) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    token.set_sensitive(true);
+    request.headers_mut().insert("x-vercel-oidc-token", token);
+    // The page and the story show what went wrong; a log would say it once more.
+    caller.handle(&request.map(|_body| ()), |_line| ()).await.into_response()
+}
+
+impl Proxy {
+    /// Returns the token of that name, and the caller to give it to.
+    fn token(&self, wish: Option<&str>) -> Option<(String, &Caller)> {
+        let issuer_url = self.issuer.team_url(&self.deployment.team);
+        let signed_for_backend = |key: &SigningKey, now| {
+            let mut claims = self.deployment.claims(&issuer_url, now, Duration::from_secs(3600));
+            claims["aud"] = json!(AUDIENCE);
+            key.mint(&claims)
+        };
+        let now = SystemTime::now();
+        let yesterday = now - Duration::from_secs(24 * 3600);
+        Some(match wish {
+            None => (self.issuer.token(&self.deployment), &self.caller),
+            Some("other-environment") => (self.issuer.token(&self.deployment.in_environment("preview")), &self.caller),
+            // The rest is for the backend to refuse, so no exchange may refuse it before, or mend it.
+            Some("other-audience") => (self.issuer.token(&self.deployment), &self.caller_without_exchange),
+            Some("expired") => (signed_for_backend(self.issuer.key(), yesterday), &self.caller_without_exchange),
+            Some("forged") => (signed_for_backend(&self.forger, now), &self.caller_without_exchange),
+            Some(_) => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_taken_on_either_address_is_taken() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(taken) = TcpListener::bind(address).await else {
+                assert_eq!(address, "[::1]:0", "only a machine without IPv6 has none to bind");
+                continue;
+            };
+            let port = taken.local_addr().unwrap().port();
+            let listeners = listen_on_localhost(port).await.unwrap();
+            assert!(listeners.iter().all(|one| one.local_addr().unwrap().port() > port), "{address}");
+        }
+    }
+
+    #[test]
+    fn reads_the_time_of_each_step() {
+        let outcome = Outcome {
+            status: StatusCode::OK,
+            server_timing: "token;dur=0.1, backend;desc=x;dur=12, verify;dur=2.5,odd".to_owned(),
+            body: Value::Null,
+            took: Duration::ZERO,
+        };
+        assert_eq!(outcome.milliseconds("backend"), Some(12.0));
+        assert_eq!(outcome.milliseconds("verify"), Some(2.5));
+        assert_eq!(outcome.milliseconds("odd"), None);
+        assert_eq!(outcome.milliseconds("exchange"), None);
+    }
+}

@@ -1,0 +1,174 @@
+//! The demo, run as a newcomer runs it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+use reqwest::{Client, Response};
+use serde_json::Value;
+
+fn demo() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(command: &mut Command) -> (Output, String) {
+    let output = command.output().unwrap();
+    let everything = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    (output, String::from_utf8(everything).unwrap())
+}
+
+fn assert_holds_no_token(text: &str) {
+    // A token's header is JSON, and so is its payload: `{"` in base64url.
+    assert!(!text.contains("eyJ"), "{text}");
+}
+
+#[test]
+fn once_shows_a_call_accepted_and_a_call_refused() {
+    let (output, text) = run(demo().arg("--once"));
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert_eq!(text.matches('✓').count(), 9, "{text}");
+    assert_eq!(text.matches('✗').count(), 1, "{text}");
+    for part in [
+        "owner:acme:project:storefront:environment:production",
+        "owner:acme:project:storefront:environment:preview",
+        "The function answers 200 OK",
+        "The backend answers 403 (forbidden), so the function answers 502 Bad Gateway (backend_refused)",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    for step in 1..=5 {
+        let line = text.lines().find(|line| line.starts_with(&format!(" {step}  "))).unwrap();
+        assert!(step == 1 || line.ends_with(" ms"), "{line}");
+    }
+}
+
+#[test]
+fn once_is_a_page_of_plain_text_in_a_pipe() {
+    let (_, text) = run(demo().arg("--once"));
+    assert!(!text.contains('\x1b'), "{text}");
+    assert!((40..=60).contains(&text.lines().count()), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+    assert_holds_no_token(&text);
+}
+
+#[test]
+fn the_environment_configures_nothing() {
+    let (output, text) = run(demo()
+        .arg("--once")
+        .env("OIDC_TEAM_SLUG", "someone-else")
+        .env("OIDC_ISSUER", "https://issuer.invalid")
+        .env("OIDC_AUDIENCE", "https://audience.invalid")
+        .env("OIDC_TOKEN_EXCHANGE_URL", "https://exchange.invalid")
+        .env("BACKEND_URL", "https://backend.invalid")
+        .env("VERCEL_URL", "deployment.invalid")
+        .env("VERCEL_OIDC_TOKEN", "not a token")
+        .env("VERCEL_OIDC_TOKEN_FILE", "/no/such/file")
+        .env("HTTP_PROXY", "http://127.0.0.1:9")
+        .env("http_proxy", "http://127.0.0.1:9")
+        .env("RUST_LOG", "trace"));
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(!text.contains("invalid/"), "{text}");
+    assert_holds_no_token(&text);
+}
+
+#[test]
+fn an_unknown_argument_gets_the_usage() {
+    for arguments in [&["--twice"][..], &["--once", "--once"], &["once"]] {
+        let output = demo().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(output.stderr.starts_with(b"usage: cargo run"), "{arguments:?}");
+    }
+}
+
+/// The demo while it serves its page.
+struct Served {
+    child: Child,
+    url: String,
+    text: String,
+}
+
+impl Served {
+    fn start() -> Self {
+        let mut child = demo().spawn().unwrap();
+        let mut text = String::new();
+        let mut url = None;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while url.is_none() {
+            let line = lines.next().unwrap().unwrap();
+            let page = line.split_whitespace().find(|word| word.starts_with("http://localhost:"));
+            url = page.map(str::to_owned);
+            text += &(line + "\n");
+        }
+        Self { child, url: url.unwrap(), text }
+    }
+
+    fn port(&self) -> u16 {
+        self.url.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        // By address, so that no test depends on how this machine resolves `localhost`.
+        let url = format!("http://127.0.0.1:{}{path}", self.port());
+        let client = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        // What a client sends as its own token must not reach the function.
+        client.get(url).header("x-vercel-oidc-token", "a.stolen.one").send().await.unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn serves_the_page_and_a_call_for_each_sort_of_token() {
+    let demo = Served::start();
+    let page = demo.get("/").await;
+    assert_eq!(page.status(), 200);
+    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+
+    for (token, status, backend_status, backend_code, word) in [
+        ("", 200, Value::Null, Value::Null, "storefront"),
+        ("?token=other-environment", 502, 403.into(), "forbidden".into(), "preview"),
+        ("?token=other-audience", 502, 401.into(), "invalid_token".into(), "aud"),
+        ("?token=expired", 502, 401.into(), "invalid_token".into(), "expired"),
+        ("?token=forged", 502, 401.into(), "invalid_token".into(), "signature"),
+    ] {
+        let response = demo.get(&format!("/api/call{token}")).await;
+        assert_eq!(response.status(), status, "{token}");
+        let text = response.text().await.unwrap();
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(body["backend_status"], backend_status, "{text}");
+        assert_eq!(body["backend_code"], backend_code, "{text}");
+        assert!(text.contains(word), "{text}");
+        assert_holds_no_token(&text);
+    }
+    assert_eq!(demo.get("/api/call?token=golden").await.status(), 400);
+}
+
+#[test]
+fn takes_the_next_port_where_one_is_taken_and_says_so() {
+    let (first, second) = (Served::start(), Served::start());
+    // So one of them, at least, did not get the port that it wanted.
+    assert_ne!(first.port(), second.port());
+    for demo in [first, second] {
+        let says_so = demo.text.contains(&format!("Port 3000 is taken, so this is on {}.", demo.port()));
+        assert_eq!(says_so, demo.port() != 3000, "{}", demo.text);
+        assert_holds_no_token(&demo.text);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ends_well_on_ctrl_c() {
+    let mut demo = Served::start();
+    let interrupt = Command::new("kill").args(["-INT", &demo.child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    assert_eq!(demo.child.wait().unwrap().code(), Some(0));
+}

@@ -1,0 +1,134 @@
+//! The issuer, over a socket: what Vercel's serves, and whom it exchanges tokens for.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, SystemTime};
+
+use local::{Deployment, Issuer, SigningKey};
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+async fn start() -> Issuer {
+    Issuer::start(TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap()
+}
+
+fn client() -> Client {
+    Client::builder().no_proxy().tls_certs_only([]).build().unwrap()
+}
+
+async fn json(response: Response) -> Value {
+    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+}
+
+async fn get(url: &str) -> Value {
+    let response = client().get(url).send().await.unwrap();
+    assert_eq!(response.status(), 200, "{url}");
+    assert_eq!(response.headers()["content-type"], "application/json", "{url}");
+    json(response).await
+}
+
+async fn exchange(issuer: &Issuer, request: &Value) -> (u16, Value) {
+    let request =
+        client().post(issuer.exchange_url()).header("content-type", "application/json").body(request.to_string());
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), json(response).await)
+}
+
+/// The claims of a token that the issuer has answered with, which these tests trust as they trust the socket.
+fn unverified_claims(token: &Value) -> Value {
+    use base64::Engine as _;
+    let payload = token.as_str().unwrap().split('.').nth(1).unwrap();
+    let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
+#[tokio::test]
+async fn publishes_its_key_for_one_team_and_for_all() {
+    let issuer = start().await;
+    let keys = json!({ "keys": [issuer.key().jwk()] });
+    assert_eq!(get(&format!("{}/.well-known/jwks", issuer.url())).await, keys);
+    assert_eq!(get(&format!("{}/.well-known/jwks", issuer.team_url("acme"))).await, keys);
+}
+
+#[tokio::test]
+async fn discovery_leads_from_the_iss_to_the_keys() {
+    let issuer = start().await;
+    for iss in [issuer.url().to_owned(), issuer.team_url("acme")] {
+        let document = get(&format!("{iss}/.well-known/openid-configuration")).await;
+        assert_eq!(document["issuer"], iss);
+        let keys = get(document["jwks_uri"].as_str().unwrap()).await;
+        assert_eq!(keys["keys"][0]["kid"], issuer.key().kid());
+    }
+}
+
+#[tokio::test]
+async fn each_start_has_a_key_of_its_own() {
+    assert_ne!(start().await.key().jwk()["n"], start().await.key().jwk()["n"]);
+}
+
+#[tokio::test]
+async fn an_exchange_changes_the_audience_and_says_so() {
+    let issuer = start().await;
+    let before = SystemTime::now() - Duration::from_secs(600);
+    let claims = Deployment::default().claims(issuer.url(), before, Duration::from_secs(3600));
+    let token = issuer.key().mint(&claims);
+
+    let request = json!({ "token": token, "aud": "https://api.example" });
+    let (status, answer) = exchange(&issuer, &request).await;
+
+    assert_eq!(status, 200);
+    assert_eq!(answer["expiry"], claims["exp"]);
+    let mut exchanged = unverified_claims(&answer["token"]);
+    let iat = exchanged["iat"].as_u64().unwrap();
+    assert!(iat >= claims["iat"].as_u64().unwrap() + 600, "{iat} is now");
+    let mut expected = claims.clone();
+    expected["iss"] = json!(issuer.team_url("acme"));
+    expected["aud"] = json!("https://api.example");
+    expected["act"] = json!({ "aud": "https://vercel.com/acme", "iat": claims["iat"] });
+    exchanged["iat"] = claims["iat"].clone();
+    assert_eq!(exchanged, expected);
+}
+
+#[tokio::test]
+async fn an_exchanged_token_can_be_given_an_id() {
+    let issuer = start().await;
+    let token = issuer.token(&Deployment::default());
+    let request = json!({ "token": token, "aud": "https://api.example", "jti": "an-id" });
+    let (_, answer) = exchange(&issuer, &request).await;
+    assert_eq!(unverified_claims(&answer["token"])["jti"], "an-id");
+}
+
+#[tokio::test]
+async fn exchanges_no_token_that_it_has_not_signed() {
+    let issuer = start().await;
+    let forger = SigningKey::generate(issuer.key().kid()).unwrap();
+    let forged = forger.mint(&issuer.claims(&Deployment::default()));
+    for token in [forged.as_str(), "", "a.b.c"] {
+        assert_eq!(
+            exchange(&issuer, &json!({ "token": token, "aud": "https://api.example" })).await,
+            (401, json!({ "error": "this issuer has not signed the token" })),
+            "{token}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn exchanges_no_token_that_has_expired() {
+    let issuer = start().await;
+    let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let claims = Deployment::default().claims(issuer.url(), an_hour_ago, Duration::from_secs(3600));
+    let request = json!({ "token": issuer.key().mint(&claims), "aud": "https://api.example" });
+    assert_eq!(exchange(&issuer, &request).await, (401, json!({ "error": "the token has expired" })));
+}
+
+#[tokio::test]
+async fn an_exchange_needs_a_token_and_an_audience() {
+    let issuer = start().await;
+    let token = issuer.token(&Deployment::default());
+    for request in [json!({ "token": token }), json!({ "aud": "a" }), json!({ "token": token, "aud": 1 })] {
+        let (status, answer) = exchange(&issuer, &request).await;
+        assert_eq!(status, 400);
+        assert_eq!(answer["error"], "`token` and `aud` are needed, both strings");
+    }
+}
