@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use backend::settings::{LogFormat, Settings};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -36,18 +35,34 @@ async fn serve(settings: Settings) -> io::Result<()> {
     let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(|error| {
         io::Error::new(error.kind(), format!("HOST, PORT: can't listen at `{host}`, port {port}: {error}"))
     })?;
-    // Set up before the first answer, so that no signal after it goes unheard.
+    let stop = stop_signal()?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    backend::run(listener, settings, async {
+        stop.await;
+        tracing::info!("stopping: no new connections, finishing what is in flight");
+    })
+    .await
+}
+
+/// Ends when someone asks the process to stop. Listens from the call on, so that no signal after it goes unheard.
+#[cfg(unix)]
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
-    backend::run(listener, settings, async move {
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping: no new connections, finishing what is in flight");
     })
-    .await
+}
+
+/// Ends when someone asks the process to stop.
+#[cfg(not(unix))]
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    Ok(async { drop(tokio::signal::ctrl_c().await) })
 }
 
 fn log_to_stdout(format: LogFormat, filter: Targets) {

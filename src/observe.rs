@@ -30,7 +30,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
                 method = method.as_str(),
                 route = route.as_ref().map(MatchedPath::as_str),
                 status = response.status().as_u16(),
-                duration_ms = began.elapsed().as_secs_f64() * 1000.0,
+                duration_ms = began.elapsed().as_micros() as f64 / 1000.0,
                 code = problem.map(|problem| problem.code),
                 reason = problem.map(|problem| problem.detail.as_str()),
                 sub = response.extensions().get().and_then(|VerifiedCaller(claims)| claims.sub.as_deref()),

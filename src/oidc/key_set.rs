@@ -8,7 +8,7 @@
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, Url, redirect};
+use reqwest::{Client, StatusCode, Url, redirect, retry};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
@@ -166,7 +166,9 @@ impl KeySet {
                     (state.held, state.failed) = (Some(Held { keys, since: now }), None);
                 }
                 Err(error) => {
-                    let url = &key_set.0.url;
+                    let mut url = key_set.0.url.clone();
+                    // A query may hold a secret.
+                    url.set_query(None);
                     tracing::warn!(error = chain(&error), duration_ms, %url, "could not fetch the issuer's keys");
                     state.failed = Some(now);
                 }
@@ -248,10 +250,15 @@ impl Shared {
 }
 
 fn client(url: &Url) -> reqwest::Result<Client> {
-    let client =
-        Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT).redirect(redirect::Policy::none());
-    // Plain http is for loopback, and must work where no certificate authority is installed.
-    if url.scheme() == "http" { client.tls_certs_only([]) } else { client }.build()
+    let client = Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(FETCH_TIMEOUT)
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        // A connection kept for ten minutes would only be found closed.
+        .pool_max_idle_per_host(0);
+    // Plain http is for loopback: no proxy reaches it, and it must work where no certificate authority is installed.
+    if url.scheme() == "http" { client.no_proxy().tls_certs_only([]) } else { client }.build()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

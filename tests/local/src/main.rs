@@ -4,6 +4,7 @@
 //! refused, tells what happened ([`story`]), and serves the caller's page until Ctrl-C. `cargo run -- --once` leaves
 //! after the two calls. Of the environment it reads `NO_COLOR` and `TERM`, and nothing that configures either end.
 
+mod proxy;
 mod stage;
 mod story;
 
@@ -11,7 +12,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use stage::{Stage, listen_on_localhost, loopback};
-use story::Ink;
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: cargo run [-- --once]
 
@@ -35,8 +36,10 @@ async fn main() -> ExitCode {
     };
     match run(once).await {
         Ok(true) => ExitCode::SUCCESS,
-        // One of the two calls did not go as it should; the story says which.
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => {
+            eprintln!("error: the first call should have been accepted, and the second refused");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -52,9 +55,10 @@ async fn run(once: bool) -> io::Result<bool> {
 
     let accepted = stage.call(None).await?;
     let refused = stage.call(Some("other-environment")).await?;
-    let ink = Ink::new(has_colour());
+    // Heard from before the page is announced, so that no Ctrl-C after that ends this as a failure.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut out = io::stdout().lock();
-    out.write_all(story::tell(&stage, &accepted, &refused, ink).as_bytes())?;
+    out.write_all(story::tell(&stage, &accepted, &refused, has_colour()).as_bytes())?;
 
     if !once {
         if port != PAGE_PORT {
@@ -62,7 +66,7 @@ async fn run(once: bool) -> io::Result<bool> {
         }
         writeln!(out, "Now try it yourself: http://localhost:{port} (Ctrl-C stops it)")?;
         drop(out);
-        tokio::signal::ctrl_c().await?;
+        interrupt.recv().await;
     }
     Ok(accepted.is_accepted() && refused.is_forbidden())
 }

@@ -1,22 +1,18 @@
 //! The stage: issuer, backend and caller, each on a loopback socket of its own, as if on three machines.
 //!
-//! In front of the caller stands what Vercel's proxy is to a function: it gives each request a token, whatever the client
-//! sent. With `?token=` it gives a wrong one, so that the refusals can be looked at too.
+//! Nothing here is configured from outside, and nothing is reached but these sockets.
 
 use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse as _, Response};
-use caller::Caller;
-use local::{Deployment, Issuer, SigningKey};
-use serde_json::{Value, json};
+use axum::http::StatusCode;
+use local::{Deployment, Issuer};
+use serde_json::Value;
 use tokio::net::TcpListener;
+
+use crate::proxy;
 
 /// What the backend calls itself in `aud`: a name, not an address, so nothing is ever sent there.
 pub(crate) const AUDIENCE: &str = "https://orders.acme.example";
@@ -25,6 +21,7 @@ pub(crate) const AUDIENCE: &str = "https://orders.acme.example";
 pub(crate) struct Stage {
     pub(crate) issuer: Issuer,
     pub(crate) deployment: Deployment,
+    pub(crate) issuer_url: String,
     pub(crate) backend_url: String,
     pub(crate) caller_url: String,
 }
@@ -60,18 +57,11 @@ impl Stage {
         tokio::spawn(backend::run(listener, settings, pending()));
 
         let caller_url = format!("http://{}", listeners[0].local_addr()?);
-        let proxy = Arc::new(Proxy {
-            caller: new_caller(&backend_url, &issuer, Some(AUDIENCE)),
-            caller_without_exchange: new_caller(&backend_url, &issuer, None),
-            forger: SigningKey::generate(issuer.key().kid())?,
-            issuer: issuer.clone(),
-            deployment: deployment.clone(),
-        });
-        let app = Router::new().fallback(forward).with_state(proxy);
+        let app = proxy::app(&issuer, &deployment, &backend_url, AUDIENCE)?;
         for listener in listeners {
             tokio::spawn(axum::serve(listener, app.clone()).into_future());
         }
-        Ok(Self { issuer, deployment, backend_url, caller_url })
+        Ok(Self { issuer, deployment, issuer_url, backend_url, caller_url })
     }
 
     /// Makes one call as a browser would, with the token that `wish` names.
@@ -141,61 +131,6 @@ async fn both_loopbacks(port: u16) -> io::Result<Vec<TcpListener>> {
 
 pub(crate) async fn loopback(port: u16) -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await
-}
-
-fn new_caller(backend_url: &str, issuer: &Issuer, audience: Option<&str>) -> Caller {
-    Caller::new(caller::Settings::read(|name| match name {
-        "BACKEND_URL" => Some(backend_url.to_owned()),
-        "BACKEND_AUDIENCE" => audience.map(str::to_owned),
-        "OIDC_TOKEN_EXCHANGE_URL" => Some(issuer.exchange_url()),
-        _ => None,
-    }))
-}
-
-struct Proxy {
-    issuer: Issuer,
-    deployment: Deployment,
-    forger: SigningKey,
-    caller: Caller,
-    caller_without_exchange: Caller,
-}
-
-async fn forward(State(proxy): State<Arc<Proxy>>, mut request: Request) -> Response {
-    let query = request.uri().query().unwrap_or_default();
-    let wish = query.split('&').find_map(|pair| pair.strip_prefix("token="));
-    let Some((token, caller)) = proxy.token(wish) else {
-        return (StatusCode::BAD_REQUEST, "no token of that name\n").into_response();
-    };
-    let Ok(mut token) = HeaderValue::try_from(token) else {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
-    token.set_sensitive(true);
-    request.headers_mut().insert("x-vercel-oidc-token", token);
-    // The page and the story show what went wrong; a log would say it once more.
-    caller.handle(&request.map(|_body| ()), |_line| ()).await.into_response()
-}
-
-impl Proxy {
-    /// Returns the token of that name, and the caller to give it to.
-    fn token(&self, wish: Option<&str>) -> Option<(String, &Caller)> {
-        let issuer_url = self.issuer.team_url(&self.deployment.team);
-        let signed_for_backend = |key: &SigningKey, now| {
-            let mut claims = self.deployment.claims(&issuer_url, now, Duration::from_secs(3600));
-            claims["aud"] = json!(AUDIENCE);
-            key.mint(&claims)
-        };
-        let now = SystemTime::now();
-        let yesterday = now - Duration::from_secs(24 * 3600);
-        Some(match wish {
-            None => (self.issuer.token(&self.deployment), &self.caller),
-            Some("other-environment") => (self.issuer.token(&self.deployment.in_environment("preview")), &self.caller),
-            // The rest is for the backend to refuse, so no exchange may refuse it before, or mend it.
-            Some("other-audience") => (self.issuer.token(&self.deployment), &self.caller_without_exchange),
-            Some("expired") => (signed_for_backend(self.issuer.key(), yesterday), &self.caller_without_exchange),
-            Some("forged") => (signed_for_backend(&self.forger, now), &self.caller_without_exchange),
-            Some(_) => return None,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -1,173 +1,119 @@
 //! The two calls as a story, for someone who never heard of OIDC federation.
 //!
-//! Text in, text out. It is told from what the caller answered: a check is ticked because the answer proves that it passed.
-//! It has the claims, and never a token.
+//! Told from what the caller answered: a check is ticked because that answer proves it passed. It has the claims of the
+//! tokens, and never a token.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use serde_json::Value;
 
 use crate::stage::{AUDIENCE, Outcome, Stage};
 
-/// How wide the text may get.
+/// How wide the text gets, but for a single word that is wider.
 const WIDTH: usize = 100;
 
-/// Colour, or none.
-#[derive(Clone, Copy)]
-pub(crate) struct Ink {
-    colour: bool,
-}
-
-impl Ink {
-    pub(crate) fn new(colour: bool) -> Self {
-        Self { colour }
-    }
-
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn title(self, text: &str) -> String {
-        self.paint("1", text)
-    }
-
-    fn aside(self, text: &str) -> String {
-        self.paint("2", text)
-    }
-
-    fn tick(self) -> String {
-        self.paint("32", "✓")
-    }
-
-    fn cross(self) -> String {
-        self.paint("31", "✗")
-    }
-}
-
 /// Tells both calls.
-pub(crate) fn tell(stage: &Stage, accepted: &Outcome, refused: &Outcome, ink: Ink) -> String {
-    [introduction(stage, ink), first_call(stage, accepted, ink), second_call(stage, refused, ink)].join("\n")
+pub(crate) fn tell(stage: &Stage, accepted: &Outcome, refused: &Outcome, colour: bool) -> String {
+    let mut page = Page { text: String::new(), colour };
+    introduction(&mut page, stage);
+    first_call(&mut page, stage, accepted);
+    second_call(&mut page, stage, refused);
+    page.text
 }
 
-fn introduction(stage: &Stage, ink: Ink) -> String {
-    let issuer = stage.issuer.team_url(&stage.deployment.team);
-    let end = |name: &str, url: &str, what: &str| format!("   {name:<9}{url:<30}{}\n", ink.aside(what));
-    [
-        ink.title("Vercel OIDC federation, on your machine") + "\n",
-        "A function proves to an API which deployment it is. No password, no API key, nothing to keep secret.\n\n"
-            .to_owned(),
-        end("issuer", &issuer, "stands in for Vercel: signs tokens, publishes its public key"),
-        end("caller", &stage.caller_url, "the Vercel Function: is given a token with each request"),
-        end("backend", &stage.backend_url, "the protected API: knows whom to trust, and no secret"),
-    ]
-    .concat()
-}
-
-fn first_call(stage: &Stage, outcome: &Outcome, ink: Ink) -> String {
-    let issuer = stage.issuer.team_url(&stage.deployment.team);
-    let claims = stage.issuer.claims(&stage.deployment);
-    let hours = (number(&claims, "exp") - number(&claims, "iat")) / 3600;
-    let mut text = ink.title("A call from production") + "\n\n";
-    let mut line = |one: String| {
-        text.push_str(&one);
-        text.push('\n');
-    };
-
-    line(step(ink, 1, "Vercel gives the function a token, in a header of the request: x-vercel-oidc-token.", None));
-    line("    The issuer has signed it. It says:".to_owned());
-    for (name, meaning) in [
-        ("iss", "who says so".to_owned()),
-        ("sub", "of which deployment".to_owned()),
-        ("aud", "to whom".to_owned()),
-        ("exp", format!("for how long: {hours} hours")),
+fn introduction(page: &mut Page, stage: &Stage) {
+    page.title("Vercel OIDC federation, on your machine");
+    page.line("A function proves to an API which deployment it is: no password, no API key, nothing to keep secret.\n");
+    for (end, url, what) in [
+        ("issuer", &stage.issuer_url, "stands in for Vercel: signs tokens, publishes its public key"),
+        ("caller", &stage.caller_url, "the Vercel Function: is given a token with each request"),
+        ("backend", &stage.backend_url, "the protected API: knows whom to trust, and no secret"),
     ] {
-        line(format!("      {name:<7}{:<56}{}", plain(&claims[name]), ink.aside(&meaning)));
+        page.line(&format!("   {end:<9}{url:<30}{}", page.paint("2", what)));
     }
-    line(wrapped("      and    ", other_claims(&claims)));
-    line(String::new());
-    line(step(
-        ink,
-        2,
-        "The function swaps it for one that is good at this backend alone",
-        outcome.milliseconds("exchange"),
-    ));
-    line(format!("      POST   {}", stage.issuer.exchange_url()));
-    line(format!("      aud    {AUDIENCE:<56}{}", ink.aside("the rest stays as it was")));
-    line(String::new());
-    line(step(ink, 3, "The function calls the backend", outcome.milliseconds("backend")));
-    line(format!("      GET    {}/", stage.backend_url));
-    line(format!("      Authorization: Bearer ***{:<38}{}", "", ink.aside("the token, and no other credential")));
-    line(String::new());
-    line(step(ink, 4, "The backend checks the token", outcome.milliseconds("verify")));
-    for check in checks(stage, &issuer, outcome, ink) {
-        line(check);
+}
+
+fn first_call(page: &mut Page, stage: &Stage, outcome: &Outcome) {
+    // Made again rather than read from the token, which only the function gets: the same but for a second.
+    let claims = stage.issuer.claims(&stage.deployment);
+    page.line("");
+    page.title("A call from production");
+
+    page.step(1, "Vercel gives the function a token, in a header of the request: x-vercel-oidc-token", None);
+    page.line("   The issuer has signed it. It says:");
+    let hours = (claims["exp"].as_u64().unwrap_or(0) - claims["iat"].as_u64().unwrap_or(0)) / 3600;
+    let explained = [
+        ("iss", "who says so"),
+        ("sub", "of which deployment"),
+        ("aud", "to whom"),
+        ("exp", &format!("until when: for {hours} hours")),
+    ];
+    for (name, meaning) in explained {
+        page.field(name, plain(&claims[name]), meaning);
     }
-    line(String::new());
-    line(step(ink, 5, &format!("The function answers {}", outcome.status), Some(outcome.took.as_secs_f64() * 1000.0)));
-    let json = outcome.body.to_string();
-    line(wrapped("      ", json.split_inclusive(',').map(str::trim)));
-    text
+    let others =
+        claims.as_object().into_iter().flatten().filter(|(name, _)| !explained.iter().any(|(one, _)| one == name));
+    page.words("   and      ", others.map(|(name, value)| format!("{name}={}", plain(value))));
+
+    page.step(2, "The function swaps it for one that is good at this backend alone", outcome.milliseconds("exchange"));
+    page.field("POST", stage.issuer.exchange_url(), "");
+    page.field("aud", AUDIENCE, "`act` tells what it is made from");
+
+    page.step(3, "The function calls the backend", outcome.milliseconds("backend"));
+    page.field("GET", format!("{}/", stage.backend_url), "");
+    page.field("with", "Authorization: Bearer ***", "the token, and no other credential");
+
+    page.step(4, "The backend checks the token", outcome.milliseconds("verify"));
+    let verdict = Verdict::of(outcome);
+    page.check(verdict.genuine, "signature", &format!("RS256, by a key from {}/.well-known/jwks", stage.issuer_url));
+    page.check(verdict.genuine, "iss", &stage.issuer_url);
+    page.check(verdict.genuine, "aud", AUDIENCE);
+    page.check(verdict.genuine, "time", "it has come (nbf, iat), and is not over (exp)");
+    page.check(verdict.trusted, "sub", &stage.deployment.subject());
+
+    let took = outcome.took.as_secs_f64() * 1000.0;
+    page.step(5, &format!("The function passes the answer on: {}", outcome.status), Some(took));
+    page.words("   ", outcome.body.to_string().split_inclusive(',').map(str::trim));
 }
 
-fn second_call(stage: &Stage, outcome: &Outcome, ink: Ink) -> String {
-    let preview = stage.deployment.in_environment("preview");
-    let issuer = stage.issuer.team_url(&preview.team);
-    let mut text = ink.title("The same call from preview") + "\n\n";
-    let mut line = |one: String| {
-        text.push_str(&one);
-        text.push('\n');
-    };
-    line("    The same project, and a token just as genuine. But the backend trusts production alone.".to_owned());
-    line(format!("      sub    {}", preview.subject()));
-    line(String::new());
-    for check in checks(stage, &issuer, outcome, ink) {
-        line(check);
+fn second_call(page: &mut Page, stage: &Stage, outcome: &Outcome) {
+    page.line("");
+    page.title("The same call from preview");
+    page.line("");
+    page.line("   The same project, and a token just as genuine. But this backend trusts production alone.");
+    page.field("sub", stage.deployment.in_environment("preview").subject(), "of which deployment");
+    page.line("");
+    let verdict = Verdict::of(outcome);
+    page.check(verdict.genuine, "genuine", "signature, iss, aud, time: as before");
+    page.check(verdict.trusted, "sub", &format!("expected {}", stage.deployment.subject()));
+    page.line("");
+    if outcome.is_forbidden() {
+        page.line(&format!(
+            "   The backend refuses: {} ({})",
+            outcome.body["backend_status"],
+            plain(&outcome.body["backend_code"])
+        ));
     }
-    line(String::new());
-    let backend = outcome.body["backend_status"].as_u64().map_or_else(String::new, |status| {
-        format!("The backend answers {status} ({}), so the", plain(&outcome.body["backend_code"]))
-    });
-    line(format!(
-        "    {} function answers {} ({}):",
-        if backend.is_empty() { "The" } else { &backend },
-        outcome.status,
-        plain(&outcome.body["code"])
-    ));
-    line(wrapped("      ", plain(&outcome.body["detail"]).split(' ')));
-    text
+    page.line(&format!("   The function answers: {} ({})", outcome.status, plain(&outcome.body["code"])));
+    page.words("   ", plain(&outcome.body["detail"]).split(' '));
+    page.line("");
 }
 
-/// The checks in the backend's order, as far as the answer tells how they went.
-fn checks(stage: &Stage, issuer: &str, outcome: &Outcome, ink: Ink) -> Vec<String> {
-    let (genuine, trusted) = match (outcome.is_accepted(), outcome.is_forbidden()) {
-        (true, _) => (ink.tick(), ink.tick()),
-        (_, true) => (ink.tick(), ink.cross()),
-        // Refused for another reason, or never asked: the answer below has the reason.
-        _ => ("?".to_owned(), "?".to_owned()),
-    };
-    let row = |mark: &str, name: &str, expected: &str| format!("    {mark} {name:<10}{expected}");
-    vec![
-        row(&genuine, "signature", &format!("RS256, by a key from {issuer}/.well-known/jwks")),
-        row(&genuine, "iss", issuer),
-        row(&genuine, "aud", AUDIENCE),
-        row(&genuine, "time", "its time has come (nbf, iat) and is not over (exp)"),
-        row(&trusted, "sub", &stage.deployment.subject()),
-    ]
+/// How the backend's checks went, as far as the answer tells.
+struct Verdict {
+    genuine: Option<bool>,
+    trusted: Option<bool>,
 }
 
-fn step(ink: Ink, number: u8, what: &str, milliseconds: Option<f64>) -> String {
-    let took = milliseconds.map_or_else(String::new, |time| ink.aside(&format!("  {time:.1} ms")));
-    format!(" {}  {what}{took}", ink.title(&number.to_string()))
-}
-
-fn other_claims(claims: &Value) -> Vec<String> {
-    let shown = ["iss", "sub", "aud", "exp"];
-    let others = claims.as_object().into_iter().flatten().filter(|(name, _)| !shown.contains(&name.as_str()));
-    others.map(|(name, value)| format!("{name} {};", plain(value))).collect()
-}
-
-fn number(claims: &Value, name: &str) -> u64 {
-    claims[name].as_u64().unwrap_or_default()
+impl Verdict {
+    fn of(outcome: &Outcome) -> Self {
+        match (outcome.is_accepted(), outcome.is_forbidden()) {
+            (true, _) => Self { genuine: Some(true), trusted: Some(true) },
+            (_, true) => Self { genuine: Some(true), trusted: Some(false) },
+            // Refused for another reason, or never asked: the answer that follows has the reason.
+            _ => Self { genuine: None, trusted: None },
+        }
+    }
 }
 
 /// A JSON value without the quotes that a string has.
@@ -175,21 +121,58 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Joins `words`, with a new line where one would get too wide; `indent` starts the first, as many spaces the others.
-fn wrapped(indent: &str, words: impl IntoIterator<Item = impl AsRef<str>>) -> String {
-    let mut text = indent.to_owned();
-    let mut width = indent.len();
-    for word in words {
-        let word = word.as_ref();
-        if width + word.len() > WIDTH {
-            let _ = write!(text, "\n{:1$}", "", indent.len());
-            width = indent.len();
-        }
-        let _ = write!(text, "{word} ");
-        width += word.len() + 1;
+struct Page {
+    text: String,
+    colour: bool,
+}
+
+impl Page {
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
-    text.truncate(text.trim_end().len());
-    text
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line.trim_end_matches(' '));
+        self.text.push('\n');
+    }
+
+    fn title(&mut self, title: &str) {
+        self.line(&self.paint("1", title));
+    }
+
+    fn step(&mut self, number: u8, what: &str, milliseconds: Option<f64>) {
+        let number = self.paint("1", &number.to_string());
+        let took = milliseconds.map_or_else(String::new, |time| self.paint("2", &format!("  {time:.1} ms")));
+        self.line(&format!("\n{number}  {what}{took}"));
+    }
+
+    fn field(&mut self, name: &str, value: impl Display, meaning: &str) {
+        let value = format!("   {name:<9}{value:<54}");
+        self.line(&format!("{value}{}", self.paint("2", meaning)));
+    }
+
+    fn check(&mut self, passed: Option<bool>, name: &str, expected: &str) {
+        let mark = match passed {
+            Some(true) => self.paint("32", "✓"),
+            Some(false) => self.paint("31", "✗"),
+            None => "?".to_owned(),
+        };
+        self.line(&format!("   {mark} {name:<11}{expected}"));
+    }
+
+    /// Fills lines with words; `indent` starts the first, as many spaces the others.
+    fn words(&mut self, indent: &str, words: impl IntoIterator<Item = impl AsRef<str>>) {
+        let mut line = indent.to_owned();
+        for word in words {
+            let word = word.as_ref();
+            if line.len() + word.len() > WIDTH {
+                self.line(&line);
+                line = " ".repeat(indent.len());
+            }
+            let _ = write!(line, "{word} ");
+        }
+        self.line(&line);
+    }
 }
 
 #[cfg(test)]
@@ -197,11 +180,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wraps_between_words() {
-        let words = ["a".repeat(50), "b".repeat(48), "c".repeat(49)];
-        let text = wrapped("> ", &words[..2]);
-        assert_eq!(text, format!("> {}\n  {}", words[0], words[1]));
-        let text = wrapped("> ", [&words[0], &words[2][2..].to_owned()]);
-        assert_eq!(text, format!("> {} {}", words[0], &words[2][2..]));
+    fn words_fill_a_line_and_no_more() {
+        let [a, b, c] = ["a".repeat(50), "b".repeat(47), "c".repeat(48)];
+        let mut page = Page { text: String::new(), colour: false };
+        page.words("> ", [&a, &b]);
+        page.words("> ", [&a, &c]);
+        assert_eq!(page.text, format!("> {a} {b}\n> {a}\n  {c}\n"));
+    }
+
+    #[test]
+    fn colours_end_where_they_began() {
+        let mut page = Page { text: String::new(), colour: true };
+        page.check(Some(true), "aud", "me");
+        page.field("GET", "/", "");
+        assert_eq!(page.text, "   \x1b[32m✓\x1b[0m aud        me\n   GET      /\n");
     }
 }
