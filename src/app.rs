@@ -1,12 +1,14 @@
 //! The routes: the part to replace with your own.
 //!
-//! A route added to `protected` in [`app`] answers verified callers only, and so does everything that no route matches.
+//! A route added in [`app`] answers verified callers only, and so does everything that no route matches.
 //! A handler sees neither the token nor its header: it takes the [`VerifiedCaller`] as an argument.
 
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::http::header::ALLOW;
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
@@ -20,10 +22,14 @@ use crate::problem::Problem;
 /// What a handler may read of a request's body, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The application, ready to be served.
+/// The application, ready to be served. The place for your routes.
 pub fn app(verifier: Arc<Verifier>) -> Router {
-    let protected = Router::new()
-        .route("/", get(hello))
+    protect(Router::new().route("/", get(hello)), verifier)
+}
+
+/// These routes, for verified callers only, and the open ones beside them.
+fn protect(routes: Router<Arc<Verifier>>, verifier: Arc<Verifier>) -> Router {
+    let protected = routes
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -32,12 +38,23 @@ pub fn app(verifier: Arc<Verifier>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed);
-    protected
+    let app = protected
         .merge(open)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(auth::no_store))
         .layer(middleware::from_fn(observe))
-        .with_state(verifier)
+        .with_state(verifier);
+    // axum adds `Allow` to whatever a method's fallback answers, outside of the layers above.
+    Router::new().fallback_service(app).layer(middleware::map_response(hide_methods))
+}
+
+/// A refusal doesn't tell strangers which paths and methods there are.
+async fn hide_methods(mut response: Response) -> Response {
+    let problem = response.extensions().get::<Problem>();
+    if problem.is_some_and(|problem| problem.status != StatusCode::METHOD_NOT_ALLOWED) {
+        response.headers_mut().remove(ALLOW);
+    }
+    response
 }
 
 async fn hello(VerifiedCaller(claims): VerifiedCaller) -> Json<Value> {
@@ -77,4 +94,74 @@ async fn not_found() -> Problem {
 async fn method_not_allowed(_: VerifiedCaller) -> Problem {
     let detail = "This path exists, but not for this method. The `Allow` header lists those it answers.";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and one panics to be caught")]
+
+    use axum::body::{Body, Bytes, to_bytes};
+    use axum::http::Request;
+    use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
+    use axum::routing::post;
+    use local::{Deployment, Issuer};
+    use tokio::net::TcpListener;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::oidc::{KeySet, Subject, Trust, Trusted};
+
+    /// An application with routes of its own, and a credential that it takes.
+    async fn with_routes(routes: Router<Arc<Verifier>>) -> (Router, String) {
+        let issuer = Issuer::start(TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap();
+        let deployment = Deployment::default();
+        let who = Trusted::Subjects {
+            issuer: issuer.team_url(&deployment.team),
+            audiences: vec![deployment.audience()],
+            subjects: vec![Subject::new(deployment.subject())],
+            owner_ids: None,
+            project_ids: None,
+        };
+        let keys = KeySet::new(format!("{}/.well-known/jwks", issuer.url()).parse().unwrap());
+        let trust = Trust { who, leeway: std::time::Duration::ZERO };
+        let bearer = format!("Bearer {}", issuer.token(&deployment));
+        (protect(routes, Arc::new(Verifier::new(trust, keys, 10))), bearer)
+    }
+
+    async fn answer(app: &Router, path: &str, bearer: &str, body: Body) -> (StatusCode, Option<Value>) {
+        let request = Request::post(path).header(AUTHORIZATION, bearer).body(body).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        let status = response.status();
+        (status, serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).ok())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_one_requests_failure() {
+        async fn fails() -> StatusCode {
+            panic!("as a handler may")
+        }
+        let (app, bearer) = with_routes(Router::new().route("/fails", post(fails)).route("/", post(|| async {}))).await;
+        let (status, problem) = answer(&app, "/fails", &bearer, Body::empty()).await;
+        assert_eq!((status, &problem.unwrap()["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("internal_error")));
+        assert_eq!(answer(&app, "/", &bearer, Body::empty()).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_handler_reads_64_kib_at_most() {
+        let echo = post(|body: Bytes| async move { body.len().to_string() });
+        let (app, bearer) = with_routes(Router::new().route("/", echo)).await;
+        let (fits, larger) = (vec![b'x'; 64 * 1024], vec![b'x'; 64 * 1024 + 1]);
+        let (status, read) = answer(&app, "/", &bearer, Body::from(fits)).await;
+        assert_eq!((status, read), (StatusCode::OK, Some(json!(64 * 1024))));
+        assert_eq!(answer(&app, "/", &bearer, Body::from(larger)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_route_that_was_added_is_protected() {
+        let (app, bearer) = with_routes(Router::new().route("/new", post(|| async {}))).await;
+        assert_eq!(answer(&app, "/new", &bearer, Body::empty()).await.0, StatusCode::OK);
+        assert_eq!(answer(&app, "/new", "Basic x", Body::empty()).await.0, StatusCode::UNAUTHORIZED);
+        assert_eq!(answer(&app, "/new", "Bearer x", Body::empty()).await.0, StatusCode::UNAUTHORIZED);
+    }
 }

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_io_timeout::TimeoutStream;
@@ -27,11 +28,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far more than 8 KiB of token and what proxies add. Times the connections, it bounds the memory that heads can take.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_CONNECTIONS: usize = 10_000;
+/// Clients that the system keeps waiting to be accepted. With the usual 128, a burst makes the others wait for a
+/// second, until they try again.
+const BACKLOG: i32 = 4096;
 /// Files kept for all that isn't a client's connection: the listener, the fetch of the keys, standard streams.
 const OTHER_FILES: usize = 64;
 
 /// Accepts connections until `shutdown` ends, then finishes what is in flight, for 10 s at most.
 pub(crate) async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    SockRef::from(&listener).listen(BACKLOG)?;
     let mut connections = Connections::new(max_connections()?);
     let graceful = GracefulShutdown::new();
     tokio::pin!(shutdown);
@@ -128,5 +133,45 @@ impl Connections {
             }
         });
         self.by_age.push_back(Connection { task, busy });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    /// A handler that never ends holds up a stop for 10 s, and no longer.
+    #[tokio::test]
+    async fn a_stop_takes_10_s_at_most() {
+        let (entered, mut entries) = mpsc::unbounded_channel();
+        let hangs = get(|| async move {
+            let _ = entered.send(());
+            std::future::pending::<()>().await;
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move { drop(stopped.await) };
+        let server = tokio::spawn(serve(listener, Router::new().route("/", hangs), shutdown));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        entries.recv().await.unwrap();
+        stop.send(()).unwrap();
+        // The server sees it, and its clock for the rest starts.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_millis(9_900)).await;
+        assert!(!server.is_finished());
+        tokio::time::advance(Duration::from_millis(200)).await;
+        tokio::time::resume();
+        server.await.unwrap().unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap_or_default(), 0);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use reqwest::Url;
 use tracing_subscriber::filter::Targets;
 
-use crate::oidc::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug};
+use crate::oidc::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience};
 
 const TEAM_SLUG: &str = "OIDC_TEAM_SLUG";
 const PROJECT_NAME: &str = "OIDC_PROJECT_NAME";
@@ -143,7 +143,11 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Reader<F> {
     }
 
     fn problem(&mut self, name: &str, problem: impl fmt::Display) {
-        self.problems.push(format!("{name}: {problem}"));
+        let problem = format!("{name}: {problem}");
+        // A variable may be read more than once.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     fn parsed<T>(&mut self, name: &str, default: T, expected: &str, parse: impl Fn(&str) -> Option<T>) -> T {
@@ -212,7 +216,7 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Reader<F> {
             _ if is_global => Some(VERCEL_ISSUER.into()),
             team => team.as_ref().map(|team| format!("{VERCEL_ISSUER}/{team}")),
         });
-        let audiences = self.list(AUDIENCE).or_else(|| Some(vec![format!("https://vercel.com/{}", team.as_ref()?)]));
+        let audiences = self.list(AUDIENCE).or_else(|| Some(vec![vercel_audience(team.as_ref()?)]));
         let subjects = self.list(SUBJECT);
         let jwks_url = match self.url(JWKS_URL) {
             Some(url) => Url::parse(&url).ok(),
@@ -234,15 +238,13 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Reader<F> {
             self.problem(PROJECT_NAME, problem);
         }
         let subjects = match (subjects, team, projects) {
-            (Some(subjects), _, _) => subjects,
+            (Some(subjects), _, _) => subjects.into_iter().map(Subject::new).collect(),
             (None, Some(team), Some(projects)) => projects
                 .iter()
-                .flat_map(|project| environments.iter().map(move |environment| (project, environment)))
-                .map(|(project, environment)| format!("owner:{team}:project:{project}:environment:{environment}"))
+                .flat_map(|project| environments.iter().map(|environment| Subject::of(&team, project, environment)))
                 .collect(),
             (None, _, _) => return None,
         };
-        let subjects = subjects.into_iter().map(Subject::new).collect();
         Some((
             Trusted::Subjects { issuer: issuer?, audiences: audiences?, subjects, owner_ids, project_ids },
             jwks_url?,

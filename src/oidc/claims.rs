@@ -4,11 +4,14 @@
 //! in [`trust`](super::trust), each time anew. Claim names are those of RFC 7519, section 4.1, and of
 //! <https://vercel.com/docs/oidc/reference>.
 
+use std::fmt;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::Invalid;
-use super::token::{if_present, json_object};
+use super::token::{decode, if_present, object};
 
 /// The verified claims of a token.
 ///
@@ -52,12 +55,48 @@ pub struct Claims {
     /// The deployment's environment: `production`, `preview`, `development` or a custom one.
     #[serde(default, deserialize_with = "if_string")]
     pub environment: Option<String>,
+    #[serde(skip)]
+    payload: Payload,
+}
+
+#[derive(Clone, Default)]
+struct Payload(Vec<u8>);
+
+/// The payload is a part of the token.
+impl fmt::Debug for Payload {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("***")
+    }
 }
 
 impl Claims {
     /// Reads a payload whose signature the caller of this function has verified.
     pub(super) fn from_signed(payload: &str) -> Result<Self, Invalid> {
-        json_object(payload).ok_or(Invalid::MalformedClaims)
+        let payload = decode(payload).ok_or(Invalid::MalformedClaims)?;
+        let claims: Self = object(&payload).ok_or(Invalid::MalformedClaims)?;
+        Ok(Self { payload: Payload(payload), ..claims })
+    }
+
+    /// Reads claims that are not among these fields, as a type of your own:
+    ///
+    /// ```
+    /// use backend::oidc::Claims;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Plan {
+    ///     plan: String,
+    /// }
+    ///
+    /// fn is_paying(claims: &Claims) -> bool {
+    ///     claims.custom::<Plan>().is_ok_and(|custom| custom.plan != "hobby")
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where the claims are not of that type.
+    pub fn custom<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_slice(&self.payload.0)
     }
 }
 

@@ -7,13 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Invalid;
-use super::token::{UnverifiedToken, if_present, object};
+use super::token::{UnverifiedToken, decode, if_present, object};
 
 /// RFC 7518, section 3.3: a key of 2048 bits or larger MUST be used.
 const MIN_MODULUS_BITS: usize = 2048;
@@ -112,6 +111,5 @@ fn usable(jwk: &RawValue) -> Option<Key> {
 
 /// A Base64urlUInt (RFC 7518, section 2), most significant byte first, without leading zeros.
 fn unsigned(number: &str) -> Option<Vec<u8>> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(number).ok()?;
-    Some(bytes.into_iter().skip_while(|byte| *byte == 0).collect())
+    Some(decode(number)?.into_iter().skip_while(|byte| *byte == 0).collect())
 }

@@ -20,21 +20,12 @@
 //! It doesn't guard against the replay of a token by someone who has read it: use TLS, and an audience of your own.
 //!
 //! ```no_run
-//! use backend::oidc::{KeySet, Subject, Trust, Trusted, Verifier};
-//! use std::time::{Duration, SystemTime};
+//! use backend::oidc::{KeySet, Trust, Verifier};
+//! use std::time::SystemTime;
 //!
 //! # async fn example(token: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
 //! let keys = KeySet::new("https://oidc.vercel.com/acme/.well-known/jwks".parse()?);
-//! let trust = Trust {
-//!     who: Trusted::Subjects {
-//!         issuer: "https://oidc.vercel.com/acme".into(),
-//!         audiences: vec!["https://vercel.com/acme".into()],
-//!         subjects: vec![Subject::new("owner:acme:project:shop:environment:production")],
-//!         owner_ids: None,
-//!         project_ids: None,
-//!     },
-//!     leeway: Duration::from_secs(30),
-//! };
+//! let trust = Trust::project("acme", "shop", "production");
 //! let verifier = Verifier::new(trust, keys, 10_000);
 //! let claims = verifier.verify(token, SystemTime::now()).await?;
 //! println!("called by {:?}", claims.sub);
@@ -55,7 +46,7 @@ use std::time::{Duration, SystemTime};
 
 pub use claims::{Audience, Claims};
 pub use key_set::KeySet;
-pub use trust::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug};
+pub use trust::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience};
 
 use key_set::NoKey;
 use memory::Memory;

@@ -44,7 +44,7 @@ impl<'t> UnverifiedToken<'t> {
         if payload.contains('.') {
             return Err(Invalid::NotCompactJws);
         }
-        let header: Header = json_object(header).ok_or(Invalid::MalformedHeader)?;
+        let header: Header = decode(header).and_then(|header| object(&header)).ok_or(Invalid::MalformedHeader)?;
         if header.alg != "RS256" {
             return Err(Invalid::Algorithm);
         }
@@ -62,9 +62,9 @@ impl<'t> UnverifiedToken<'t> {
     }
 }
 
-/// Reads a part of a token: canonical base64url without padding (RFC 7515, section 2) of a JSON object.
-pub(super) fn json_object<T: DeserializeOwned>(part: &str) -> Option<T> {
-    object(&BASE64_URL_SAFE_NO_PAD.decode(part).ok()?)
+/// Decodes a part of a token: canonical base64url without padding (RFC 7515, section 2).
+pub(super) fn decode(part: &str) -> Option<Vec<u8>> {
+    BASE64_URL_SAFE_NO_PAD.decode(part).ok()
 }
 
 /// Reads a JSON object. Serde would fill a struct from an array as well, member by member in order.

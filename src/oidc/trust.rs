@@ -15,6 +15,8 @@ pub const VERCEL_ISSUER: &str = "https://oidc.vercel.com";
 
 /// What a token must say to be accepted.
 ///
+/// [`Trust::project`] makes the usual rules. All others are spelled out:
+///
 /// ```
 /// use backend::oidc::{Subject, Trust, Trusted};
 /// use std::time::Duration;
@@ -22,8 +24,8 @@ pub const VERCEL_ISSUER: &str = "https://oidc.vercel.com";
 /// let trust = Trust {
 ///     who: Trusted::Subjects {
 ///         issuer: "https://oidc.vercel.com/acme".into(),
-///         audiences: vec!["https://vercel.com/acme".into()],
-///         subjects: vec![Subject::new("owner:acme:project:shop:environment:production")],
+///         audiences: vec!["https://api.example.com".into()],
+///         subjects: vec![Subject::of("acme", "shop", "production"), Subject::new("owner:acme:project:admin-*:environment:preview")],
 ///         owner_ids: None,
 ///         project_ids: None,
 ///     },
@@ -65,6 +67,20 @@ pub enum Trusted {
 }
 
 impl Trust {
+    /// Trusts one project in one environment: in team issuer mode, with Vercel's own audience and 30 s of leeway.
+    pub fn project(team: &str, project: &str, environment: &str) -> Self {
+        Self {
+            who: Trusted::Subjects {
+                issuer: format!("{VERCEL_ISSUER}/{team}"),
+                audiences: vec![vercel_audience(team)],
+                subjects: vec![Subject::of(team, project, environment)],
+                owner_ids: None,
+                project_ids: None,
+            },
+            leeway: Duration::from_secs(30),
+        }
+    }
+
     /// Decides whether these claims are accepted at this time: first those that make a token valid, then those that say
     /// whose it is.
     ///
@@ -94,7 +110,7 @@ impl Trust {
             Trusted::Subjects { audiences, .. } => audiences.as_slice(),
             Trusted::SameProject { .. } => {
                 let owner = claims.owner.as_ref().filter(|owner| is_slug(owner));
-                of_owner = owner.map(|owner| format!("https://vercel.com/{owner}"));
+                of_owner = owner.map(|owner| vercel_audience(owner));
                 of_owner.as_slice()
             }
         };
@@ -140,6 +156,11 @@ impl Trust {
     }
 }
 
+/// Whom a team's tokens are for, unless they were exchanged.
+pub fn vercel_audience(team: &str) -> String {
+    format!("https://vercel.com/{team}")
+}
+
 /// `https://oidc.vercel.com`, or that, a slash and a team's slug.
 fn is_vercel_issuer(issuer: &str) -> bool {
     issuer
@@ -181,6 +202,11 @@ impl Subject {
     /// Takes the pattern as it is written in `OIDC_SUBJECT`.
     pub fn new(pattern: impl Into<String>) -> Self {
         Self(pattern.into())
+    }
+
+    /// The `sub` of one project's tokens in one environment.
+    pub fn of(team: &str, project: &str, environment: &str) -> Self {
+        Self(format!("owner:{team}:project:{project}:environment:{environment}"))
     }
 
     /// The pattern as it was written.
