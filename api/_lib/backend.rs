@@ -67,8 +67,7 @@ pub(crate) async fn call(
         }
     }
     let started = Instant::now();
-    let sent = request.send().await;
-    let received = match sent {
+    let received = match request.send().await {
         Ok(response) => {
             let (status, headers) = (response.status(), response.headers().clone());
             Ok((status, headers, client::read(response).await))

@@ -97,3 +97,29 @@ fn answer(body: &[u8], now: SystemTime) -> Option<Obtained> {
     let until = expiry.map(|expiry| expiry - MARGIN.min(expiry.duration_since(now).unwrap_or_default() / 10));
     Some((Token::new(&answer.token)?, until))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_let_go_a_little_before_it_expires() {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        for (expiry, until) in [
+            ("4600", Some(at(4570))),
+            ("1300", Some(at(1270))),
+            ("1100", Some(at(1090))),
+            ("1000", Some(at(1000))),
+            ("7", Some(at(7))),
+            ("null", None),
+            ("-1", None),
+            ("1e300", None),
+        ] {
+            let body = format!(r#"{{"token": "swapped", "expiry": {expiry}, "more": []}}"#);
+            let (token, kept) = answer(body.as_bytes(), at(1000)).unwrap();
+            assert_eq!((token.expose(), kept), ("swapped", until), "{expiry}");
+        }
+        assert!(answer(br#"{"token": "swapped", "expiry": "soon"}"#, at(1000)).is_none());
+    }
+}

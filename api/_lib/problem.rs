@@ -153,3 +153,34 @@ fn looks_like_a_token(run: &str) -> bool {
     let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
     run.len() >= 16 && run.starts_with("ey") || run.len() >= 20 && mixed
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_words_are_shown_on_one_short_line_without_a_token() {
+        let token = Token::new("abcdefghijklmnop.qrstuvwxyzabcdef.ghijklmnopqrstuv").unwrap();
+        for (words, shown) in [
+            ("plain words, and `code`.", "plain words, and `code`."),
+            ("two\r\n\tlines \u{1b}[31m", "two lines [31m"),
+            ("the abcdefghijklmnop.qrstuvwxyzabcdef.ghijklmnopqrstuv", "the ***"),
+            ("sig=ghijklmnopqr!", "sig=***!"),
+            ("sig=ghijklmnopq!", "sig=ghijklmnopq!"),
+            ("xghijklmnopqrx", "***"),
+            ("a JWT eyJhbGciOiJub25l", "a JWT ***"),
+            ("eyes are fine, and no-credentials-found-anywhere", "eyes are fine, and no-credentials-found-anywhere"),
+            ("key Ab1Cd2Ef3Gh4Ij5Kl6Mn", "key ***"),
+        ] {
+            assert_eq!(foreign_words(words, Some(&token)), shown);
+        }
+        assert_eq!(foreign_words(&"é".repeat(10_000), None).chars().count(), MAX_WORDS);
+    }
+
+    #[test]
+    fn a_detail_is_a_sentence() {
+        assert_eq!(sentence("the backend is away: wait"), "The backend is away: wait.");
+        assert_eq!(sentence("`A` is not set"), "`A` is not set.");
+    }
+}

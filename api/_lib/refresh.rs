@@ -82,7 +82,7 @@ impl Refresh {
             return Err(RefreshError::NotLinked(source));
         };
         let key = Key::of(&[&project.project_id, project.org_id.as_deref().unwrap_or_default()]);
-        self.store.get(key, SystemTime::now(), ask(project)).await
+        self.store.get(key, SystemTime::now(), ask(PROGRAM.as_ref(), project)).await
     }
 }
 
@@ -125,8 +125,8 @@ fn is_id(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-async fn ask(project: Project) -> Result<Obtained, RefreshError> {
-    let mut command = Command::new(PROGRAM);
+async fn ask(program: &Path, project: Project) -> Result<Obtained, RefreshError> {
+    let mut command = Command::new(program);
     command.args(["project", "token", &project.project_id, "--format=json"]);
     if let Some(team) = &project.org_id {
         command.args(["--scope", team]);
@@ -166,4 +166,59 @@ fn token(stdout: &[u8]) -> Option<Token> {
     }
     let output: Output<'_> = serde_json::from_slice(stdout).ok()?;
     Token::new(&output.token)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::UNIX_EPOCH;
+
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_due_from_a_minute_before_it_expires_and_only_if_the_environment_holds_it() {
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"exp": 1000}"#);
+        let token = Token::new(&format!("e30.{claims}.sig")).unwrap();
+        let due = |source, now| is_due(&token, &source, UNIX_EPOCH + Duration::from_secs(now));
+        for source in [Source::Variable, Source::File("f".to_owned())] {
+            assert!(!due(source.clone(), 939));
+            assert!(due(source.clone(), 940));
+            assert!(due(source, 5000));
+        }
+        assert!(!due(Source::Header("x-vercel-oidc-token"), 5000));
+        let opaque = Token::new("opaque").unwrap();
+        assert!(!is_due(&opaque, &Source::Variable, SystemTime::now()));
+    }
+
+    /// The clock stands still until everything waits for it, and then jumps to the limit.
+    #[tokio::test(start_paused = true)]
+    async fn a_cli_that_hangs_is_stopped_after_its_time() {
+        let folder = std::env::temp_dir().join(format!("caller-hang-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (program, pipe) = (folder.join("vercel"), folder.join("pipe"));
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let path = pipe.display();
+        std::fs::write(&program, format!("#!/bin/sh\necho $$ > '{path}'\nread never < '{path}'\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+        let project = Project { project_id: "prj_shop".to_owned(), org_id: None };
+        let asked = tokio::spawn(async move { ask(&program, project).await });
+        // The clock does not jump while this waits.
+        let pid = tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe).unwrap()).await.unwrap();
+        let started = tokio::time::Instant::now();
+        assert!(matches!(asked.await.unwrap(), Err(RefreshError::Timeout)));
+        assert!(started.elapsed() <= TIMEOUT);
+        let stat = format!("/proc/{}/stat", pid.trim());
+        let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        let patience = std::time::Instant::now() + Duration::from_secs(10);
+        while runs() {
+            assert!(std::time::Instant::now() < patience, "the CLI still runs");
+            tokio::task::yield_now().await;
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

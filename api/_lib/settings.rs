@@ -125,3 +125,76 @@ fn is_on_vercel(backend: &Url, vercel_url: Option<&str>) -> bool {
     host.ends_with(".vercel.app")
         || vercel_url.is_some_and(|url| url.eq_ignore_ascii_case(host) || url.eq_ignore_ascii_case(backend.authority()))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn endpoints(variables: &[(&str, &str)]) -> Endpoints {
+        let find = |name: &str| variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+        Settings::read(find).endpoints.unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn the_trusted_source_header_is_for_vercels_own_hosts() {
+        for (backend, vercel_url, expected) in [
+            ("https://api.vercel.app", "", true),
+            ("https://API.Vercel.App:8443/v1", "", true),
+            ("https://evil-vercel.app", "", false),
+            ("https://vercel.app", "", false),
+            ("https://api.vercel.app.example", "", false),
+            ("https://example.com/.vercel.app", "", false),
+            ("https://api.example.com", "shop.vercel.app", false),
+            ("https://api.example.com", "api.example.com", true),
+            ("https://api.example.com", "API.example.com", true),
+            ("https://not-api.example.com", "api.example.com", false),
+            ("http://127.0.0.1:3000", "127.0.0.1:3000", true),
+            ("http://127.0.0.1:3001", "127.0.0.1:3000", false),
+        ] {
+            let settings = endpoints(&[("BACKEND_URL", backend), ("VERCEL_URL", vercel_url)]);
+            assert_eq!(settings.backend_is_on_vercel, expected, "{backend} {vercel_url}");
+        }
+    }
+
+    #[test]
+    fn the_same_deployment_is_https_unless_it_is_loopback() {
+        for (host, url) in [
+            ("shop.vercel.app", "https://shop.vercel.app/backend"),
+            ("localhost:3000", "http://localhost:3000/backend"),
+            ("127.0.0.1:3000", "http://127.0.0.1:3000/backend"),
+            ("[::1]:3000", "http://[::1]:3000/backend"),
+            ("192.168.0.1", "https://192.168.0.1/backend"),
+        ] {
+            let settings = endpoints(&[("VERCEL_URL", host)]);
+            assert_eq!((settings.backend.as_str(), settings.backend_is_on_vercel), (url, true));
+        }
+    }
+
+    #[test]
+    fn loopback_may_have_http_however_it_is_written() {
+        for host in ["127.0.0.1", "127.1.2.3", "127.1", "[::1]", "localhost", "LOCALHOST"] {
+            assert_eq!(allowed("A", &format!("http://{host}:3001/")).unwrap().scheme(), "http");
+        }
+        for host in ["128.0.0.1", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "localhost.evil.example", "localhost."] {
+            assert!(allowed("A", &format!("http://{host}")).is_err(), "{host}");
+            assert!(allowed("A", &format!("https://{host}")).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn certificate_authorities_are_needed_where_a_call_is_https() {
+        let (plain, secure) = (("BACKEND_URL", "http://[::1]:1"), ("BACKEND_URL", "https://api.example.com"));
+        assert!(endpoints(&[secure]).need_tls());
+        assert!(!endpoints(&[plain]).need_tls());
+        assert!(endpoints(&[plain, ("BACKEND_AUDIENCE", "api")]).need_tls());
+        let local = ("OIDC_TOKEN_EXCHANGE_URL", "http://[::1]:2");
+        assert!(!endpoints(&[plain, local, ("BACKEND_AUDIENCE", "api")]).need_tls());
+    }
+
+    #[test]
+    fn by_default_the_exchange_is_vercels() {
+        let settings = endpoints(&[("BACKEND_URL", "https://api.example.com"), ("BACKEND_AUDIENCE", " ")]);
+        assert_eq!((settings.exchange.as_str(), settings.audience), (TOKEN_EXCHANGE, None));
+    }
+}

@@ -172,3 +172,52 @@ impl fmt::Display for Token {
         f.write_str("***")
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn jwt(claims: &str) -> Token {
+        Token::new(&format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims))).unwrap()
+    }
+
+    #[test]
+    fn a_token_does_not_show() {
+        let token = jwt("{}");
+        assert_eq!(format!("{token} {token:?} {token:#?}"), "*** *** ***");
+        assert_eq!(format!("{:?} {:?}", token.bearer(), token.header()), "Sensitive Sensitive");
+    }
+
+    #[test]
+    fn a_token_is_what_can_be_sent_as_one_credential() {
+        assert_eq!(Token::new(" a.b~c+/= \n").unwrap().expose(), "a.b~c+/=");
+        for bad in ["", " ", "a b", "a\nb", "a\0", "ä", "a\u{7f}"] {
+            assert_eq!(Token::new(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn expiry_and_subject_are_read_where_they_can_be() {
+        let seconds = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds));
+        for (claims, expiry) in [
+            (r#"{"exp": 1000}"#, seconds(1000.0)),
+            (r#"{"exp": 1000.5}"#, seconds(1000.5)),
+            (r#"{"exp": 0}"#, seconds(0.0)),
+            (r#"{"exp": -1}"#, seconds(0.0)),
+            (r#"{"exp": 1e300}"#, None),
+            (r#"{"exp": "1000"}"#, None),
+            (r#"{"exp": null}"#, None),
+            ("{}", None),
+            ("[]", None),
+            ("no", None),
+        ] {
+            assert_eq!(jwt(claims).unverified_expiry(), expiry, "{claims}");
+        }
+        assert_eq!(jwt(r#"{"sub": "me"}"#).unverified_subject().as_deref(), Some("me"));
+        assert_eq!(jwt(r#"{"sub": 7}"#).unverified_subject(), None);
+        for opaque in ["opaque", "a.b", "a.b.c", "a.*.c"] {
+            assert_eq!(Token::new(opaque).unwrap().unverified_expiry(), None);
+        }
+    }
+}

@@ -1,9 +1,7 @@
 //! Where the token comes from: header, internal header, file, variable, in this order.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod stage;
-
-use stage::{Folder, Function, Stub, answer, header, shows, token};
+use crate::stage::{Folder, Function, shows, token};
+use crate::stub::{Stub, answer, header};
 
 /// The token that reached the backend.
 fn sent(backend: &Stub) -> String {

@@ -1,7 +1,6 @@
-//! What the tests share: the real function as a process of its own, servers that misbehave on request, and a `vercel` program that is a shell script.
+//! What the tests share: the real function as a process of its own, folders, and a `vercel` program that is a shell script.
 //!
 //! Everything is on loopback, on ports that the system chose.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,12 +12,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// The function, running in Vercel's real runtime with these variables and no others.
-pub struct Function {
+pub(crate) struct Function {
     child: Child,
     url: String,
     client: reqwest::Client,
@@ -26,15 +24,19 @@ pub struct Function {
 }
 
 impl Function {
-    pub async fn start(variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(variables: &[(&str, &str)]) -> Self {
         Self::start_in(&std::env::temp_dir(), variables).await
     }
 
-    pub async fn start_in(folder: &Path, variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_in(folder: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_index")), folder, variables).await
+    }
+
+    pub(crate) async fn start_program(program: &Path, folder: &Path, variables: &[(&str, &str)]) -> Self {
         loop {
             // The port may be taken again before the function has it: then it ends, and another is tried.
             let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut child = Command::new(env!("CARGO_BIN_EXE_index"))
+            let mut child = Command::new(program)
                 .env_clear()
                 .env("VERCEL_DEV_PORT", port.to_string())
                 .envs(variables.iter().copied())
@@ -67,12 +69,12 @@ impl Function {
         }
     }
 
-    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method.parse().unwrap(), format!("{}{path}", self.url))
     }
 
     /// Makes the call, with these headers.
-    pub async fn call(&self, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn call(&self, headers: &[(&str, &str)]) -> Answer {
         let mut request = self.request("GET", "/api/call");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -81,12 +83,12 @@ impl Function {
     }
 
     /// Makes the call with a token in the header.
-    pub async fn call_with(&self, token: &str) -> Answer {
+    pub(crate) async fn call_with(&self, token: &str) -> Answer {
         self.call(&[("x-vercel-oidc-token", token)]).await
     }
 
     /// Stops the function, and gives all that it has printed.
-    pub async fn stop(mut self) -> String {
+    pub(crate) async fn stop(mut self) -> String {
         self.child.start_kill().unwrap();
         self.child.wait().await.unwrap();
         // The readers end with the process; each holds a clone until then.
@@ -99,33 +101,33 @@ impl Function {
 
 /// What the function answered.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: http::HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub async fn from(response: reqwest::Response) -> Self {
+    pub(crate) async fn from(response: reqwest::Response) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Self { status, headers, text: response.text().await.unwrap() }
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn detail(&self) -> String {
+    pub(crate) fn detail(&self) -> String {
         self.json()["detail"].as_str().unwrap().to_owned()
     }
 
     /// Checks all that every problem has in common, and gives its detail.
     #[track_caller]
-    pub fn is_problem(&self, status: u16, code: &str) -> String {
+    pub(crate) fn is_problem(&self, status: u16, code: &str) -> String {
         assert_eq!(self.status, status, "{}", self.text);
         assert_eq!(self.header("content-type"), "application/problem+json");
         assert_eq!(self.header("cache-control"), "no-store");
@@ -141,126 +143,8 @@ impl Answer {
     }
 }
 
-/// What a stub does with a request.
-pub enum Reply {
-    /// Answers, and keeps the connection.
-    Keep(Vec<u8>),
-    /// Writes this, and closes.
-    Close(Vec<u8>),
-    /// Writes this, and leaves the connection open without another word.
-    Hang(Vec<u8>),
-}
-
-/// An HTTP/1.1 server that writes what a test tells it to.
-pub struct Stub {
-    pub port: u16,
-    requests: Arc<Mutex<Vec<String>>>,
-    connections: Arc<AtomicUsize>,
-}
-
-impl Stub {
-    /// Answers each request by `reply`, which is told how many came before, and the request.
-    pub async fn start<F>(reply: impl Fn(usize, String) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Reply> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let connections = Arc::new(AtomicUsize::new(0));
-        let (seen, count, reply) = (Arc::clone(&requests), Arc::clone(&connections), Arc::new(reply));
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::SeqCst);
-                let (seen, reply) = (Arc::clone(&seen), Arc::clone(&reply));
-                tokio::spawn(async move {
-                    while let Some(request) = read_request(&mut stream).await {
-                        let before = {
-                            let mut seen = seen.lock().unwrap();
-                            seen.push(request.clone());
-                            seen.len() - 1
-                        };
-                        match reply(before, request).await {
-                            Reply::Keep(bytes) => stream.write_all(&bytes).await.unwrap_or_default(),
-                            Reply::Close(bytes) => {
-                                let _ = stream.write_all(&bytes).await;
-                                return;
-                            }
-                            Reply::Hang(bytes) => {
-                                let _ = stream.write_all(&bytes).await;
-                                std::future::pending::<()>().await;
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        Self { port, requests, connections }
-    }
-
-    /// Answers each request with the same bytes.
-    pub async fn always(bytes: Vec<u8>) -> Self {
-        Self::start(move |_, _| std::future::ready(Reply::Keep(bytes.clone()))).await
-    }
-
-    /// Answers 200 with `{"message": "hello"}`.
-    pub async fn good() -> Self {
-        Self::always(ok(&json!({ "message": "hello" }))).await
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// The requests so far, each as it came.
-    pub fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
-    }
-
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
-    }
-}
-
-async fn read_request(stream: &mut TcpStream) -> Option<String> {
-    let mut bytes = Vec::new();
-    loop {
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
-            if bytes.len() >= end + 4 + length {
-                return Some(String::from_utf8(bytes).unwrap());
-            }
-        }
-        match stream.read_buf(&mut bytes).await {
-            Ok(0) | Err(_) => return None,
-            Ok(_) => {}
-        }
-    }
-}
-
-/// The value of a header in a request as it came.
-pub fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
-    request.lines().find_map(|line| {
-        let (found, value) = line.split_once(": ")?;
-        found.eq_ignore_ascii_case(name).then_some(value)
-    })
-}
-
-/// An answer with this status, these header lines and this body.
-pub fn answer(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
-    let body = body.as_ref();
-    let mut bytes = format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n", body.len()).into_bytes();
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-pub fn ok(body: &Value) -> Vec<u8> {
-    answer("200 OK", "content-type: application/json\r\n", body.to_string())
-}
-
 /// A token of Vercel's shape that expires so many seconds from now; `name` tells it from others. The caller never verifies a signature.
-pub fn token(name: &str, seconds: i64) -> String {
+pub(crate) fn token(name: &str, seconds: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = part(json!({ "alg": "RS256", "typ": "JWT", "kid": "a-key" }));
@@ -268,18 +152,18 @@ pub fn token(name: &str, seconds: i64) -> String {
     format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(format!("the signature of {name}, which nobody may see")))
 }
 
-pub const SUBJECT: &str = "owner:acme:project:shop:environment:development";
+pub(crate) const SUBJECT: &str = "owner:acme:project:shop:environment:development";
 
 /// Whether the text holds the token, or its signature.
-pub fn shows(text: &str, token: &str) -> bool {
+pub(crate) fn shows(text: &str, token: &str) -> bool {
     text.contains(token) || text.contains(token.rsplit('.').next().unwrap())
 }
 
 /// A folder of its own, removed when dropped.
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("caller-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let path = std::env::temp_dir().join(name);
@@ -287,11 +171,11 @@ impl Folder {
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
@@ -299,13 +183,13 @@ impl Folder {
     }
 
     /// Links the folder to a project, as `vercel link` does.
-    pub fn link(&self) -> &Self {
+    pub(crate) fn link(&self) -> &Self {
         self.write(".vercel/project.json", r#"{"projectId": "prj_shop", "orgId": "team_acme"}"#);
         self
     }
 
     /// Puts a `vercel` program here that notes its arguments and then runs this script; gives the `PATH` to find it.
-    pub fn vercel(&self, script: &str) -> String {
+    pub(crate) fn vercel(&self, script: &str) -> String {
         let calls = self.path("calls");
         let path = self.write("bin/vercel", &format!("#!/bin/sh\necho \"$*\" >> '{}'\n{script}\n", calls.display()));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -313,7 +197,7 @@ impl Folder {
     }
 
     /// The arguments of each call to `vercel`.
-    pub fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.path("calls")).unwrap_or_default();
         calls.lines().map(str::to_owned).collect()
     }
@@ -326,11 +210,11 @@ impl Drop for Folder {
 }
 
 /// The script of a `vercel` that prints this token.
-pub fn prints(token: &str) -> String {
+pub(crate) fn prints(token: &str) -> String {
     format!("echo '{{\n  \"token\": \"{token}\"\n}}'")
 }
 
 /// Fails a test that waits for what never comes, long after all limits have passed.
-pub async fn soon<T>(work: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), work).await.expect("it takes too long")
 }

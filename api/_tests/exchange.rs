@@ -1,0 +1,195 @@
+//! One token per audience: how the exchange is asked, what is kept of its answers, and that one answer serves all who wait.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::stage::{Function, shows, soon, token};
+use crate::stub::{Reply, Stub, answer, header, ok};
+
+const AUDIENCE: &str = "https://api.example.com";
+
+async fn start(backend: &Stub, exchange: &str) -> Function {
+    let url = backend.url();
+    Function::start(&[("BACKEND_URL", &*url), ("BACKEND_AUDIENCE", AUDIENCE), ("OIDC_TOKEN_EXCHANGE_URL", exchange)])
+        .await
+}
+
+fn expiry(seconds: i64) -> i64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    i64::try_from(now).unwrap() + seconds
+}
+
+#[tokio::test]
+async fn the_backend_gets_the_exchanged_token_and_never_the_first() {
+    let [own, swapped] = ["own", "swapped"].map(|name| token(name, 3600));
+    let exchange = Stub::always(ok(&json!({ "token": swapped, "expiry": expiry(3600) }))).await;
+    let backend = Stub::good().await;
+    let function = start(&backend, &format!("{}/~token", exchange.url())).await;
+    let answer = function.call_with(&own).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+
+    let request = &exchange.requests()[0];
+    assert!(request.starts_with("POST /~token HTTP/1.1\r\n"), "{request}");
+    assert_eq!(header(request, "content-type"), Some("application/json"));
+    assert_eq!(header(request, "authorization"), None);
+    let body: Value = serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(body, json!({ "token": own, "aud": AUDIENCE }));
+    let sent = &backend.requests()[0];
+    assert_eq!(header(sent, "authorization"), Some(&*format!("Bearer {swapped}")));
+    assert!(!shows(sent, &own));
+    let timing = answer.header("server-timing");
+    let steps: Vec<_> = timing.split(", ").map(|step| step.split(';').next().unwrap()).collect();
+    assert_eq!(steps, ["token", "exchange", "backend"]);
+}
+
+#[tokio::test]
+async fn a_result_is_kept_per_token_until_it_expires() {
+    let backend = Stub::good().await;
+    // Each exchange gives another token, so that it shows which one was handed out.
+    let exchange = |seconds: Option<i64>| {
+        Stub::start(move |before, _| {
+            ready(Reply::Keep(ok(&json!({ "token": format!("swapped-{before}"), "expiry": seconds.map(expiry) }))))
+        })
+    };
+    for (seconds, expected) in [(Some(3600), 2), (Some(30), 2), (Some(0), 4), (Some(-3600), 4), (None, 4)] {
+        let exchange = exchange(seconds).await;
+        let function = start(&backend, &exchange.url()).await;
+        for name in ["one", "one", "two", "one"] {
+            assert_eq!(function.call_with(&token(name, 3_000_000_000)).await.status, 200);
+        }
+        assert_eq!(exchange.requests().len(), expected, "{seconds:?}");
+    }
+    let first: Vec<_> =
+        backend.requests()[..4].iter().map(|request| header(request, "authorization").unwrap().to_owned()).collect();
+    assert_eq!(first, ["Bearer swapped-0", "Bearer swapped-0", "Bearer swapped-1", "Bearer swapped-0"]);
+}
+
+#[tokio::test]
+async fn a_thousand_results_are_kept_and_no_more() {
+    let backend = Stub::good().await;
+    // Each lasts longer than the one before, so that the first is the one to go.
+    let exchange = Stub::start(|before, _| {
+        let seconds = 3600 + 10 * i64::try_from(before).unwrap();
+        ready(Reply::Keep(ok(&json!({ "token": "swapped", "expiry": expiry(seconds) }))))
+    })
+    .await;
+    let function = start(&backend, &exchange.url()).await;
+    let call = async |number: usize| {
+        assert_eq!(function.call_with(&format!("token-{number}")).await.status, 200);
+        exchange.requests().len()
+    };
+    for number in 0..1000 {
+        assert_eq!(call(number).await, number + 1);
+    }
+    assert_eq!(call(0).await, 1000);
+    assert_eq!(call(1000).await, 1001);
+    assert_eq!(call(1000).await, 1001);
+    assert_eq!(call(0).await, 1002);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_mention_an_expiry_is_not_kept() {
+    let exchange = Stub::always(ok(&json!({ "token": "swapped" }))).await;
+    let backend = Stub::good().await;
+    let function = start(&backend, &exchange.url()).await;
+    for _ in 0..2 {
+        assert_eq!(function.call_with("own").await.status, 200);
+    }
+    assert_eq!(exchange.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn two_hundred_requests_at_once_make_one_exchange() {
+    let exchange = Stub::always(ok(&json!({ "token": "swapped", "expiry": expiry(3600) }))).await;
+    let backend = Stub::good().await;
+    let function = Arc::new(start(&backend, &exchange.url()).await);
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let function = Arc::clone(&function);
+        calls.spawn(async move { function.call_with("own").await.status });
+    }
+    assert_eq!(soon(calls.join_all()).await, [200; 200]);
+    assert_eq!(exchange.requests().len(), 1);
+    assert_eq!(backend.requests().len(), 200);
+}
+
+#[tokio::test]
+async fn an_abandoned_request_leaves_the_others_served() {
+    let (asked, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (Arc::clone(&asked), Arc::clone(&gate));
+    let exchange = Stub::start(move |_, _| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            tell.notify_one();
+            wait.notified().await;
+            Reply::Keep(ok(&json!({ "token": "swapped", "expiry": expiry(3600) })))
+        }
+    })
+    .await;
+    let backend = Stub::good().await;
+    let function = start(&backend, &exchange.url()).await;
+    let abandoned = tokio::spawn(function.request("GET", "/api/call").header("x-vercel-oidc-token", "own").send());
+    soon(asked.notified()).await;
+    abandoned.abort();
+    assert!(abandoned.await.unwrap_err().is_cancelled());
+    gate.notify_one();
+    assert_eq!(soon(function.call_with("own")).await.status, 200);
+    assert_eq!(exchange.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_exchange_is_an_error_that_is_not_kept_and_shows_no_token() {
+    let own = token("own", 3600);
+    let echo = format!("{{\"error\": \"{own}\"}}");
+    let elsewhere = Stub::good().await;
+    let redirect = format!("location: {}/\r\n", elsewhere.url());
+    let bad = vec![
+        (answer("403 Forbidden", "", echo), "answered 403"),
+        (answer("307 Temporary Redirect", &redirect, ""), "answered 307"),
+        (answer("201 Created", "", json!({ "token": "swapped" }).to_string()), "answered 201"),
+        (answer("200 OK", "", "not json"), "holds no token"),
+        (ok(&json!({ "expiry": 1 })), "holds no token"),
+        (ok(&json!({ "token": "" })), "holds no token"),
+        (ok(&json!({ "token": "two words" })), "holds no token"),
+        (ok(&json!({ "token": "x".repeat(1024 * 1024) })), "holds no token"),
+    ];
+    let replies: Vec<_> = bad.iter().map(|(bytes, _)| bytes.clone()).collect();
+    let exchange = Stub::start(move |before, _| {
+        let good = || ok(&json!({ "token": "swapped", "expiry": expiry(3600) }));
+        ready(Reply::Keep(replies.get(before).cloned().unwrap_or_else(good)))
+    })
+    .await;
+    let backend = Stub::good().await;
+    let function = start(&backend, &exchange.url()).await;
+    for (_, words) in &bad {
+        let answer = function.call_with(&own).await;
+        let detail = answer.is_problem(500, "token_unavailable");
+        assert!(detail.contains(words), "{detail}");
+        assert!(!shows(&answer.text, &own));
+    }
+    assert_eq!((backend.requests().len(), elsewhere.requests().len()), (0, 0));
+    assert_eq!(function.call_with(&own).await.status, 200);
+    assert!(!shows(&function.stop().await, &own));
+}
+
+#[tokio::test]
+async fn an_exchange_that_can_not_be_reached_is_named() {
+    let backend = Stub::good().await;
+    let closed = Stub::start(|_, _| ready(Reply::Close(Vec::new()))).await;
+    let detail = start(&backend, &closed.url()).await.call_with("own").await.is_problem(500, "token_unavailable");
+    assert!(detail.contains("`OIDC_TOKEN_EXCHANGE_URL`"), "{detail}");
+}
+
+#[tokio::test]
+async fn the_token_is_not_sent_to_an_exchange_in_the_clear() {
+    let backend = Stub::good().await;
+    for bad in ["http://oidc.example.com/~token", "ftp://127.0.0.1/", "nonsense", "https://user:password@example.com"] {
+        let function = start(&backend, bad).await;
+        let detail = function.call_with("own").await.is_problem(500, "misconfigured");
+        assert!(detail.contains("`OIDC_TOKEN_EXCHANGE_URL`") && !detail.contains("password@"), "{detail}");
+    }
+    assert_eq!(backend.requests().len(), 0);
+}

@@ -1,0 +1,11 @@
+//! The caller as seen from outside: the real binary, real sockets, one module for each subject of the contract.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod call;
+mod exchange;
+mod failures;
+mod log;
+mod refresh;
+mod sources;
+mod stage;
+mod stub;
