@@ -1,0 +1,17 @@
+# syntax=docker/dockerfile:1
+# The backend as a container, for anywhere but Vercel:
+#   docker build -t backend .
+#   docker run -p 3001:3001 -e OIDC_TEAM_SLUG=acme -e OIDC_PROJECT_NAME=my-project backend
+
+FROM rust:1-slim-bookworm AS build
+WORKDIR /source
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
+    cargo build --release --locked --package backend && cp target/release/backend /backend
+
+# glibc, libgcc and the CA certificates that the keys are fetched with; no shell, no package manager.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /backend /backend
+USER nonroot
+EXPOSE 3001
+ENTRYPOINT ["/backend"]
