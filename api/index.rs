@@ -1,4 +1,5 @@
-//! The function's entry: settings from the environment, one [`Caller`] for the life of the process, Vercel's runtime around it.
+//! The function's entry: settings from the environment, one [`Caller`] for the life of the process, Vercel's runtime
+//! around it.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! The call that carries the token.
 //!
-//! Guarantees: the token goes to the configured origin and nowhere else; an answer is read up to its limits, and passed on only if it is JSON.
-//! Left to others: which token ([`crate::token`], [`crate::exchange`]), and how a failure looks ([`crate::problem`]).
+//! Guarantees: the token goes to the configured origin and nowhere else; an answer is read up to its limits, and passed
+//! on only if it is JSON. Left to others: which token ([`crate::token`], [`crate::exchange`]), and how a failure looks
+//! ([`crate::problem`]).
 
 use std::time::Instant;
 
@@ -32,10 +33,10 @@ pub(crate) enum BackendError {
     #[error("the backend did not answer in time: check its logs, and that it is not overloaded")]
     Timeout(#[source] reqwest::Error),
     #[error(
-        "the backend refused the token with {status}{}: compare the token's subject, {}, with the subjects that the backend expects \
-         (`OIDC_SUBJECT`, or `OIDC_TEAM_SLUG`, `OIDC_PROJECT_NAME` and `OIDC_ENVIRONMENT`)",
+        "the backend refused the token with {status}{}: {}; the token's subject is {}",
         .detail.as_ref().map(|words| format!(" (it says: {words})")).unwrap_or_default(),
-        .subject.as_ref().map_or("which can't be read".to_owned(), |subject| format!("`{subject}`")),
+        remedy(*status),
+        .subject.as_ref().map_or("not readable".to_owned(), |subject| format!("`{subject}`")),
     )]
     Refused { status: StatusCode, code: Option<String>, detail: Option<String>, subject: Option<String> },
     #[error("the backend answered {0}, not 200: check `BACKEND_URL`, its path included, and the backend's logs")]
@@ -46,6 +47,17 @@ pub(crate) enum BackendError {
     TooLarge,
     #[error("the backend's answer broke off: check its logs")]
     Broken(#[source] reqwest::Error),
+}
+
+/// What to compare after a refusal: the API knows the caller and doesn't want it, or can't make anything of the token.
+fn remedy(status: StatusCode) -> &'static str {
+    if status == StatusCode::FORBIDDEN {
+        "compare the token's subject with the ones that the backend expects (its `OIDC_SUBJECT`, or `OIDC_TEAM_SLUG`, \
+         `OIDC_PROJECT_NAME` and `OIDC_ENVIRONMENT`)"
+    } else {
+        "compare the token's issuer and audience with the ones that the backend expects (its `OIDC_TEAM_SLUG`, \
+         `OIDC_ISSUER_MODE` and `OIDC_AUDIENCE`, which is this function's `BACKEND_AUDIENCE` where that is set)"
+    }
 }
 
 /// Calls the backend, and gives back the JSON that it answers.

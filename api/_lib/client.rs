@@ -1,7 +1,8 @@
 //! The one HTTP client of the process, and what it may be told at most.
 //!
-//! Guarantees: no redirect is followed, no proxy is used (each would take a token where it does not belong), nothing that may have arrived is
-//! sent twice (the connection pool sends again what it could not send at all), and each call has its limits. Left to others: what is sent, and what an answer means.
+//! Guarantees: no redirect is followed, no proxy is used (each would take a token where it does not belong), nothing
+//! that may have arrived is sent twice (the connection pool sends again what it could not send at all), and each call
+//! has its limits. Left to others: what is sent, and what an answer means.
 
 use std::sync::OnceLock;
 use std::time::Duration;

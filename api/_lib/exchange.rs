@@ -1,7 +1,8 @@
 //! One token for each audience: Vercel swaps the function's token for one that only a named API accepts.
 //!
-//! Guarantees: a token that leaks from one API is worth nothing at the next; one exchange at a time for a token and an audience, at most 1000
-//! results kept, none up to its last moment. Left to others: who may ask for which audience (Vercel's issuer decides).
+//! Guarantees: a token that leaks from one API is worth nothing at the next; one exchange at a time for a token and an
+//! audience, at most 1000 results kept, none up to its last moment. Left to others: who may ask for which audience
+//! (Vercel's issuer decides).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,11 +1,13 @@
 //! A Vercel Function that calls a protected API with its own OIDC token.
 //!
-//! [`Caller`] answers requests: `/` with a page, `/api/call` with what the API answers. A call goes from the token's source ([`token`]) by way of a
-//! refresh (on a developer's machine) and an exchange (where an audience is set) to the backend. Vercel's runtime is left to `index.rs`.
+//! [`Caller`] answers requests: `/` with a page, `/api/call` with what the API answers. A call goes from the token's
+//! source ([`token`]) by way of a refresh (on a developer's machine) and an exchange (where an audience is set) to the
+//! backend. Vercel's runtime is left to `index.rs`.
 
 mod backend;
 mod client;
 mod exchange;
+mod page;
 mod problem;
 mod refresh;
 mod settings;
@@ -24,8 +26,6 @@ use crate::problem::Failure;
 use crate::refresh::Refresh;
 pub use crate::settings::Settings;
 use crate::timing::Timing;
-
-const PAGE: &str = include_str!("page.html");
 
 /// The function: what its requests share (the HTTP client, exchanged tokens, a refreshed one), and the answers to them.
 pub struct Caller {
@@ -53,7 +53,7 @@ impl Caller {
         let readable = matches!(*request.method(), Method::GET | Method::HEAD);
         let answer = match request.uri().path() {
             "/" | "/api/call" if !readable => Err(Failure::MethodNotAllowed),
-            "/" => Ok(answer("text/html; charset=utf-8", PAGE.to_owned())),
+            "/" => Ok(page::page()),
             "/api/call" => self.call(request.headers(), &mut timing).await,
             _ => Err(Failure::NotFound),
         };
@@ -83,14 +83,9 @@ impl Caller {
         }
         let client = self.client.get().map_err(Failure::BackendClient)?;
         let json = backend::call(client, endpoints, &token, headers, timing).await?;
-        let mut response = answer("application/json", json);
+        let mut response = Response::new(json);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
-}
-
-fn answer(content_type: &'static str, body: String) -> Response<String> {
-    let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }

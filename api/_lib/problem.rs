@@ -1,7 +1,7 @@
 //! What went wrong, as `application/problem+json` (RFC 9457) and as a line for the log.
 //!
-//! Guarantees: every failure has its status and code here, in one `match`; the `detail` says what to do next; others' words are shown short, on one
-//! line, and without any part of a token. Left to others: what counts as a failure.
+//! Guarantees: every failure has its status and code here, in one `match`; the `detail` says what to do next; others'
+//! words are shown short, on one line, and without any part of a token. Left to others: what counts as a failure.
 
 use std::error::Error;
 
@@ -122,9 +122,11 @@ const MAX_WORDS: usize = 500;
 /// The shortest run of a token's characters that gives away something of it; less would hide common words.
 const MIN_PART: usize = 12;
 
-/// Others' words, fit to be shown: on one line, not too long, with `***` for all that looks like a token or is a part of this one.
+/// Others' words, fit to be shown: on one line, not too long, with `***` for all that looks like a token or is a part
+/// of this one.
 pub(crate) fn foreign_words(text: &str, token: Option<&Token>) -> String {
-    // Cut first, for the search is not made for a megabyte; a rest of a token that is shorter than a part stays, and says nothing.
+    // Cut first, for the search is not made for a megabyte; a rest of a token that is shorter than a part stays, and
+    // says nothing.
     let line: String = text.chars().take(4 * MAX_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut shown = String::new();
     for piece in line.split_inclusive(|c: char| !is_token_character(c)) {

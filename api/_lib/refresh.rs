@@ -1,8 +1,9 @@
 //! A development token that has expired: the Vercel CLI is asked for another.
 //!
-//! Guarantees: only where `VERCEL_ENV` says development or nothing, and `.vercel/project.json` names the project; no shell, and no id that
-//! the CLI could take for an option; one CLI at a time, for 20 s at most, whatever its output; its own words reach the developer, without anything
-//! that looks like a token. Left to others: whether a token is due ([`is_due`] tells, of a token that the environment holds).
+//! Guarantees: only where `VERCEL_ENV` says development or nothing, and `.vercel/project.json` names the project; no
+//! shell, and no id that the CLI could take for an option; one CLI at a time, for 20 s at most, whatever its output;
+//! its own words reach the developer, without anything that looks like a token. Left to others: whether a token is due
+//! ([`is_due`] tells, of a token that the environment holds).
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -24,7 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
 const PROGRAM: &str = if cfg!(windows) { "vercel.cmd" } else { "vercel" };
 
-/// Whether a token from this source needs replacing. One whose expiry can't be read is taken as it is, and so is a header's: Vercel made it for the request.
+/// Whether a token from this source needs replacing. One whose expiry can't be read is taken as it is, and so is a
+/// header's: Vercel made it for the request.
 pub(crate) fn is_due(token: &Token, source: &Source, now: SystemTime) -> bool {
     match source {
         Source::Header(_) => false,
@@ -118,7 +120,8 @@ impl Project {
     }
 }
 
-/// The file may come with someone else's repository, and its ids go to a program: none may pass for an option (`--token`, `--cwd`) or a path.
+/// The file may come with someone else's repository, and its ids go to a program: none may pass for an option
+/// (`--token`, `--cwd`) or a path.
 fn is_id(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('-')

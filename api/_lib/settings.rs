@@ -1,7 +1,8 @@
 //! What the caller reads from the environment, once per process.
 //!
-//! Guarantees: a blank variable counts as unset; a token can only go to `https`, or to loopback. A problem does not stop the function: Vercel
-//! would show a crash and no reason, so each request that needs the setting is answered with all that is wrong.
+//! Guarantees: a blank variable counts as unset; a token can only go to `https`, or to loopback. A problem does not
+//! stop the function: Vercel would show a crash and no reason, so each request that needs the setting is answered with
+//! all that is wrong.
 
 use std::net::Ipv4Addr;
 

@@ -1,9 +1,10 @@
 //! Tokens that were hard to come by: kept until they expire, obtained once however many want one.
 //!
-//! Guarantees: one `obtain` at a time for a key, its result (or failure) shared by all who wait; at most `capacity` tokens kept; none handed out
-//! at or after its time; a failure, and a token without a time, is not kept. The work is a task of its own, so a request that is
-//! abandoned neither stops it nor starts it anew. Expiry goes by the wall clock, as a token's does: a function may be frozen for hours, in
-//! which a monotonic clock may stand still. (These two are why this is not a cache crate.)
+//! Guarantees: one `obtain` at a time for a key, its result (or failure) shared by all who wait; at most `capacity`
+//! tokens kept; none handed out at or after its time; a failure, and a token without a time, is not kept. The work is a
+//! task of its own, so a request that is abandoned neither stops it nor starts it anew. Expiry goes by the wall clock,
+//! as a token's does: a function may be frozen for hours, in which a monotonic clock may stand still. (These two are
+//! why this is not a cache crate.)
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,8 @@ use tokio::sync::watch;
 
 use crate::token::Token;
 
-/// What a token is kept under: a cryptographic digest, so that nobody can craft a key that fetches another's token, and no token lies about as a key.
+/// What a token is kept under: a cryptographic digest, so that nobody can craft a key that fetches another's token, and
+/// no token lies about as a key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key([u8; 32]);
 
@@ -106,7 +108,8 @@ impl<E: Clone + From<Interrupted> + Send + Sync + 'static> Store<E> {
 }
 
 impl<E> State<E> {
-    /// Keeps a token that has time left, and lets go of all that has none, and of what expires first where there is no room.
+    /// Keeps a token that has time left, and lets go of all that has none, and of what expires first where there is no
+    /// room.
     fn keep(&mut self, key: Key, token: Token, until: SystemTime, now: SystemTime, capacity: usize) {
         while let Some((first, expired)) = self.order.first().copied()
             && (first <= now || self.kept.len() >= capacity)

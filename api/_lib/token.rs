@@ -1,11 +1,12 @@
 //! Where a function's own OIDC token is found, and what can be read in it without trusting it.
 //!
-//! To copy: this file alone goes into any Vercel Rust function that has `base64` 0.22, `http` 1, `serde_json` 1, `thiserror` 2,
-//! `tokio` 1 with `fs`, and `zeroize` 1. There, `token::find(request.headers(), |name| std::env::var(name).ok()).await` is all it takes.
+//! To copy: this file alone goes into any Vercel Rust function that has `base64` 0.22, `http` 1, `serde_json` 1,
+//! `thiserror` 2, `tokio` 1 with `fs`, and `zeroize` 1. There, `token::find(request.headers(), |name|
+//! std::env::var(name).ok()).await` is all it takes.
 //!
-//! Guarantees: the first source that is set wins, and one that is broken is an error, never a fall-back; a [`Token`] can be sent as a header value,
-//! does not show in logs, and is wiped from memory when dropped. Left to others: whether the token is genuine (only who receives it can tell),
-//! and what to do about one that has expired.
+//! Guarantees: the first source that is set wins, and one that is broken is an error, never a fall-back; a [`Token`]
+//! can be sent as a header value, does not show in logs, and is wiped from memory when dropped. Left to others: whether
+//! the token is genuine (only who receives it can tell), and what to do about one that has expired.
 //!
 //! See <https://vercel.com/docs/oidc>.
 
@@ -17,14 +18,17 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-/// The header that Vercel documents, then the one that it hands to a runtime: other languages' runtimes rename it, the Rust one does not.
+/// The header that Vercel documents, then the one that it hands to a runtime: other languages' runtimes rename it, the
+/// Rust one does not.
 const HEADERS: [&str; 2] = ["x-vercel-oidc-token", "x-vercel-internal-oidc-token"];
 const FILE: &str = "VERCEL_OIDC_TOKEN_FILE";
 const VARIABLE: &str = "VERCEL_OIDC_TOKEN";
 
-/// Finds the function's token: in the request's headers, else in the file that `VERCEL_OIDC_TOKEN_FILE` names, else in `VERCEL_OIDC_TOKEN`.
+/// Finds the function's token: in the request's headers, else in the file that `VERCEL_OIDC_TOKEN_FILE` names, else in
+/// `VERCEL_OIDC_TOKEN`.
 ///
-/// `variable` reads an environment variable; a blank one counts as unset. The file is read at each call, for it may be replaced at any time.
+/// `variable` reads an environment variable; a blank one counts as unset. The file is read at each call, for it may be
+/// replaced at any time.
 ///
 /// # Errors
 ///
@@ -102,7 +106,8 @@ pub enum TokenError {
     Unreadable(Source),
 }
 
-/// A bearer token: whoever holds it can use it, so it shows in no `Debug` or `Display`, and is wiped from memory when dropped.
+/// A bearer token: whoever holds it can use it, so it shows in no `Debug` or `Display`, and is wiped from memory when
+/// dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Zeroizing<String>);
 

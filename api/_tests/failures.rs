@@ -64,13 +64,17 @@ async fn every_misconfiguration_is_told_at_once_and_logged() {
 
 #[tokio::test]
 async fn a_refusal_says_what_the_backend_said_and_what_to_compare() {
-    for (line, status) in [("400 Bad Request", 400), ("401 Unauthorized", 401), ("403 Forbidden", 403)] {
+    for (line, status, compare) in [
+        ("400 Bad Request", 400, "`OIDC_AUDIENCE`"),
+        ("401 Unauthorized", 401, "`OIDC_AUDIENCE`"),
+        ("403 Forbidden", 403, "`OIDC_SUBJECT`"),
+    ] {
         let problem = json!({ "code": "forbidden", "detail": "The subject is\nnot accepted." });
         let answer = call(answer(line, "content-type: application/problem+json\r\n", problem.to_string())).await;
         let detail = answer.is_problem(502, "backend_refused");
         let body = answer.json();
         assert_eq!((&body["backend_status"], &body["backend_code"]), (&json!(status), &json!("forbidden")));
-        for words in ["The subject is not accepted.", SUBJECT, "`OIDC_SUBJECT`"] {
+        for words in ["The subject is not accepted.", SUBJECT, compare] {
             assert!(detail.contains(words), "{detail}");
         }
     }

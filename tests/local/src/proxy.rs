@@ -59,7 +59,10 @@ async fn forward(State(proxy): State<Arc<Proxy>>, mut request: Request) -> Respo
     token.set_sensitive(true);
     request.headers_mut().insert("x-vercel-oidc-token", token);
     // The page and the story show what went wrong; a log would say it once more.
-    caller.handle(&request.map(|_body| ()), |_line| ()).await.into_response()
+    let mut response = caller.handle(&request.map(|_body| ()), |_line| ()).await.into_response();
+    // By this the page knows that it may offer the wrong tokens.
+    response.headers_mut().insert("x-local-stand-in", HeaderValue::from_static("1"));
+    response
 }
 
 impl Proxy {

@@ -139,6 +139,8 @@ async fn serves_the_page_and_a_call_for_each_sort_of_token() {
     let page = demo.get("/").await;
     assert_eq!(page.status(), 200);
     assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+    // By this the page knows that it may offer the wrong tokens.
+    assert_eq!(page.headers()["x-local-stand-in"], "1");
 
     for (token, status, backend_status, backend_code, word) in [
         ("", 200, Value::Null, Value::Null, "storefront"),
