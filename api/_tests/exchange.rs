@@ -54,7 +54,7 @@ async fn a_result_is_kept_per_token_until_it_expires() {
             ready(Reply::Keep(ok(&json!({ "token": format!("swapped-{before}"), "expiry": seconds.map(expiry) }))))
         })
     };
-    for (seconds, expected) in [(Some(3600), 2), (Some(30), 2), (Some(0), 4), (Some(-3600), 4), (None, 4)] {
+    for (seconds, expected) in [(Some(3600), 2), (Some(60), 2), (Some(0), 4), (Some(-3600), 4), (None, 4)] {
         let exchange = exchange(seconds).await;
         let function = start(&backend, &exchange.url()).await;
         for name in ["one", "one", "two", "one"] {

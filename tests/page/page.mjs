@@ -1,0 +1,265 @@
+// What a person can see and do on the page. `tests/page/run` installs what this needs, and starts it.
+// Screenshots go to target/page/.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+
+const shots = new URL("../../target/page/", import.meta.url);
+const require = createRequire(shots);
+const { chromium } = require("playwright-core");
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+const program = spawn(process.argv[2], { stdio: ["ignore", "pipe", "inherit"] });
+process.on("exit", () => program.kill());
+let origin;
+for await (const line of createInterface(program.stdout)) {
+  origin = line.match(/http:\/\/localhost:\d+/)?.[0];
+  if (origin) break;
+}
+assert(origin, "the stand-in says where its page is");
+
+const browser = await chromium.launch({
+  executablePath: "/usr/bin/chromium",
+  args: "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split(" "),
+});
+
+let passed = 0;
+let failed = 0;
+
+// Runs one check in a browser of its own. Whatever it does, the page asks no other host, and its console stays empty.
+async function check(name, { refused, complains, ...options }, test) {
+  const context = await browser.newContext({ reducedMotion: "reduce", ...options });
+  context.setDefaultTimeout(10_000);
+  const page = await context.newPage();
+  const complaints = [];
+  page.on("request", (request) => {
+    const url = new URL(request.url());
+    if (url.origin !== origin && url.protocol !== "data:") complaints.push(`asked ${url.origin}`);
+  });
+  page.on("pageerror", (error) => complaints.push(`threw ${error}`));
+  page.on("console", (message) => {
+    // Chromium itself reports a status that is not 2xx, and a connection that broke off.
+    const reported = message.location().url.startsWith(`${origin}/api/call`) && message.text().startsWith("Failed to load resource");
+    if (!(refused && reported)) complaints.push(`console: ${message.text()}`);
+  });
+  try {
+    await test(page, context);
+    assert.deepEqual(complaints.filter((one) => !complains?.test(one)), []);
+    passed += 1;
+    console.log(`ok - ${name}`);
+  } catch (error) {
+    failed += 1;
+    console.log(`not ok - ${name}\n${String(error.stack ?? error).replace(/^/gm, "    ")}`);
+  } finally {
+    await context.close();
+  }
+}
+
+const primary = (page) => page.getByRole("button", { name: "Make the call" });
+const refusals = (page) => page.getByRole("group", { name: "Or see it refused" });
+const panel = (page) => page.getByRole("status");
+const steps = (page) => page.locator("li .time").allTextContents();
+const states = (page, among) => page.locator(`${among}[data-hop]`).evaluateAll((all) => Object.fromEntries(all.map((one) => [one.dataset.hop, one.dataset.state])));
+
+async function open(page) {
+  const response = await page.goto(origin);
+  return response.headers();
+}
+
+// Clicks, and waits for the verdict.
+async function press(page, button) {
+  const [response] = await Promise.all([page.waitForResponse((one) => one.url().includes("/api/call")), button.click()]);
+  await panel(page).getByRole("heading").waitFor();
+  return response;
+}
+
+const unbroken = (text) => text.replaceAll("`", "");
+
+await check("a strict policy comes with the page", {}, async (page) => {
+  const headers = await open(page);
+  const policy = headers["content-security-policy"];
+  assert.match(policy, /^default-src 'none'; script-src 'sha256-[^']+'; style-src 'sha256-[^']+'; /);
+  assert.doesNotMatch(policy, /unsafe|\*|http/);
+  assert.equal(headers["x-content-type-options"], "nosniff");
+  assert.equal(headers["referrer-policy"], "no-referrer");
+});
+
+await check("the call: who called, and the time of each step", {}, async (page) => {
+  await open(page);
+  const response = await press(page, primary(page));
+  const times = response.headers()["server-timing"];
+  const body = await response.json();
+  assert.match(await panel(page).innerText(), /The backend knows who called/);
+  assert.deepEqual(await panel(page).locator("dd").allTextContents(), ["subject", "owner", "project", "environment"].map((name) => body.caller[name]));
+  for (const among of ["li", ".picture "]) {
+    assert.deepEqual(await states(page, among), { token: "done", exchange: "done", backend: "done", verify: "done", answer: "done" });
+  }
+  const shown = await steps(page);
+  for (const [at, name] of ["token", "exchange", "backend", "verify"].entries()) {
+    const time = Number(times.match(new RegExp(`\\b${name};dur=([\\d.]+)`))[1]);
+    assert.equal(shown[at], `${time < 10 ? time.toFixed(2) : Math.round(time)} ms`);
+  }
+  assert.match(shown[4], /^\d[\d.]* ms in all$/);
+  assert.doesNotMatch(await page.content(), /eyJ/, "a token is nowhere in the page");
+});
+
+for (const [name, code, exchange] of [
+  ["expired", "invalid_token", "skipped"],
+  ["from another environment", "forbidden", "done"],
+  ["for another audience", "invalid_token", "skipped"],
+  ["forged", "invalid_token", "skipped"],
+]) {
+  await check(`a token that is ${name} is refused, with the reason and the remedy`, { refused: true }, async (page) => {
+    await open(page);
+    const response = await press(page, refusals(page).getByRole("button", { name }));
+    const body = await response.json();
+    assert.equal(body.backend_code, code);
+    const shown = await panel(page).innerText();
+    assert(shown.includes("Refused, and here is why") && shown.includes(unbroken(body.detail)), shown);
+    assert.deepEqual(await panel(page).locator("dd").allTextContents(), ["backend_refused", "502", String(body.backend_status), code]);
+    for (const among of ["li", ".picture "]) {
+      assert.deepEqual(await states(page, among), { token: "done", exchange, backend: "done", verify: "failed", answer: "failed" });
+    }
+    assert.equal((await steps(page))[3], "refused");
+    assert.doesNotMatch(await page.content(), /eyJ/, "a token is nowhere in the page");
+    await press(page, primary(page));
+    assert.match(await panel(page).innerText(), /The backend knows who called/);
+  });
+}
+
+for (const [name, answer, expected, heading, times] of [
+  ["no token", { code: "token_unavailable", detail: "Run `vercel env pull`." }, "token", "The call failed on its way"],
+  ["no exchange", { code: "token_unavailable", detail: "The exchange is down." }, "exchange", "The call failed on its way", "token;dur=1"],
+  ["no backend", { code: "backend_unreachable", detail: "Check `BACKEND_URL`." }, "backend", "The call failed on its way", "token;dur=1, backend;dur=2000"],
+  ["a backend in trouble", { code: "backend_error", detail: "It answered 500.", backend_status: 500 }, "answer", "The call failed on its way", "token;dur=1, backend;dur=3"],
+]) {
+  await check(`${name}: the step where it ended, and the remedy`, { refused: true }, async (page) => {
+    await open(page);
+    const headers = times ? { "server-timing": times } : {};
+    await page.route("**/api/call", (route) => route.fulfill({ status: 502, json: answer, headers, contentType: "application/problem+json" }));
+    await press(page, primary(page));
+    const shown = await panel(page).innerText();
+    assert(shown.includes(heading) && shown.includes(unbroken(answer.detail)), shown);
+    const all = Object.entries(await states(page, "li"));
+    const end = all.findIndex(([hop]) => hop === expected);
+    assert.equal(all[end][1], "failed");
+    assert(all.slice(0, end).every(([hop, state]) => state === (hop === "exchange" ? "skipped" : "done")), String(all));
+    assert(all.slice(end + 1).every(([, state]) => state === "skipped"), String(all));
+  });
+}
+
+await check("an answer that is no JSON, and none at all, are told", { refused: true }, async (page) => {
+  await open(page);
+  await page.route("**/api/call", (route) => route.fulfill({ status: 500, body: "<h1>Crashed</h1>", contentType: "text/html" }));
+  await press(page, primary(page));
+  assert.match(await panel(page).innerText(), /did not say why.*\n+status\n500/s);
+  await page.unroute("**/api/call");
+  await page.route("**/api/call", (route) => route.abort());
+  await primary(page).click();
+  await panel(page).getByText("can’t be reached").waitFor();
+});
+
+await check("markup in an answer is text", { refused: true, complains: /TrustedHTML/ }, async (page) => {
+  await open(page);
+  const markup = "<img src=x onerror=document.title='taken'><b>bold</b>";
+  for (const [status, json] of [[200, { message: markup, caller: { subject: markup } }], [502, { code: markup, detail: markup }]]) {
+    await page.route("**/api/call", (route) => route.fulfill({ status, json }));
+    await press(page, primary(page));
+    assert((await panel(page).innerText()).includes(markup));
+    assert.equal(await panel(page).locator("img, b").count(), 0);
+    await page.unroute("**/api/call");
+  }
+  // The browser would not let it be otherwise.
+  await assert.rejects(page.evaluate((text) => { document.body.innerHTML = text; }, markup), /TrustedHTML/);
+});
+
+await check("each step lights up in its turn", { reducedMotion: "no-preference" }, async (page) => {
+  await open(page);
+  await page.evaluate(() => {
+    window.seen = [];
+    new MutationObserver((changes) => {
+      for (const { target } of changes) if (target.dataset.state) window.seen.push([target.dataset.hop, performance.now()]);
+    }).observe(document.querySelector("ol"), { subtree: true, attributeFilter: ["data-state"] });
+  });
+  await press(page, primary(page));
+  const seen = await page.evaluate(() => window.seen);
+  assert.deepEqual(seen.map(([hop]) => hop), ["token", "exchange", "backend", "verify", "answer"]);
+  assert(seen.every(([, time], at) => at === 0 || time - seen[at - 1][1] > 100), String(seen));
+});
+
+await check("one call at a time", {}, async (page) => {
+  await open(page);
+  let calls = 0;
+  page.on("request", (request) => { calls += request.url().includes("/api/call"); });
+  await page.evaluate(() => { for (let clicks = 0; clicks < 3; clicks += 1) document.querySelector("button").click(); });
+  await panel(page).getByRole("heading").waitFor();
+  assert.equal(calls, 1);
+});
+
+await check("by keyboard alone", { refused: true }, async (page) => {
+  await open(page);
+  const focused = () => page.evaluate(() => document.activeElement.textContent);
+  await page.keyboard.press("Tab");
+  assert.equal(await focused(), "Make the call");
+  assert.equal(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), "solid", "the focus is seen");
+  await page.keyboard.press("Enter");
+  await panel(page).getByText("The backend knows who called").waitFor();
+  assert.equal(await focused(), "Make the call", "the focus stays");
+  await refusals(page).waitFor();
+  const order = [];
+  for (let presses = 0; presses < 5; presses += 1) {
+    await page.keyboard.press("Tab");
+    order.push(await focused());
+  }
+  assert.deepEqual(order, ["Open /api/call", "expired", "from another environment", "for another audience", "forged"]);
+  await page.keyboard.press("Space");
+  await panel(page).getByRole("heading", { name: "Refused, and here is why" }).waitFor();
+});
+
+await check("where nobody stands in for Vercel, no wrong token is on offer", {}, async (page) => {
+  let asked;
+  await page.route(`${origin}/`, async (route) => {
+    if (route.request().method() !== "HEAD") return route.continue();
+    asked = true;
+    return route.fulfill({ status: 200, headers: {} });
+  });
+  await open(page);
+  await press(page, primary(page));
+  assert(asked && !(await refusals(page).isVisible()));
+});
+
+await check("without JavaScript: the link, and no button that does nothing", { javaScriptEnabled: false, complains: /status of 404/ }, async (page) => {
+  await open(page);
+  assert.equal(await page.locator("button:visible, [role=status]:visible").count(), 0);
+  assert(await page.getByRole("heading", { name: "What happens, step by step" }).isVisible());
+  // For bare JSON Chromium asks for an icon.
+  await page.getByRole("link", { name: "/api/call" }).click();
+  assert.match(await page.locator("body").innerText(), /"caller":\{/);
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  for (const [width, height] of [[320, 700], [360, 780], [768, 1024], [1440, 900]]) {
+    await check(`${width} px, ${colorScheme}: everything fits, and axe finds nothing`, { colorScheme, viewport: { width, height }, refused: true }, async (page) => {
+      await open(page);
+      await refusals(page).waitFor();
+      for (const [state, button] of [["idle"], ["accepted", primary(page)], ["refused", refusals(page).getByRole("button", { name: "environment" })]]) {
+        if (button) await press(page, button);
+        await page.mouse.move(0, 0);
+        const overflow = await page.evaluate(() => [...document.querySelectorAll("body, body *")].filter((one) => one.scrollWidth > one.clientWidth + 1 && one.clientWidth).map((one) => one.outerHTML.slice(0, 80)));
+        assert.deepEqual(overflow, [], "nothing is wider than its place");
+        await page.screenshot({ path: new URL(`${width}-${colorScheme}-${state}.png`, shots).pathname, fullPage: true });
+        await page.evaluate(axe);
+        const { violations } = await page.evaluate(() => window.axe.run());
+        assert.deepEqual(violations.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html}: ${node.failureSummary}`)), []);
+      }
+    });
+  }
+}
+
+await browser.close();
+program.kill();
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed ? 1 : 0;
