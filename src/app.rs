@@ -1,7 +1,7 @@
 //! The routes: the part to replace with your own.
 //!
-//! A route added in [`app`] answers verified callers only, and so does everything that no route matches.
-//! A handler sees neither the token nor its header: it takes the [`VerifiedCaller`] as an argument.
+//! A route that is added in [`app`] answers verified callers only, and so does everything that no route matches. A
+//! handler sees neither the token nor its header: it takes the [`VerifiedCaller`] as an argument.
 
 use std::sync::Arc;
 

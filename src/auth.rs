@@ -152,3 +152,47 @@ fn description(reason: &str) -> String {
     };
     reason.chars().take(200).map(allowed).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    /// The token, or the code of the refusal.
+    fn token(values: &[&str]) -> Result<String, &'static str> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        let token = bearer_token(&headers).map_err(|problem| problem.code)?;
+        Ok(String::from_utf8(token.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn takes_one_token_of_the_bearer_scheme() {
+        for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c", "Bearer   a.b.c ", " Bearer a.b.c"] {
+            assert_eq!(token(&[value]).as_deref(), Ok("a.b.c"), "{value}");
+        }
+        for values in [&[][..], &[""], &["Basic a"], &["Bearera"], &["a.b.c"], &["Bearer,a"]] {
+            assert_eq!(token(values), Err("missing_token"), "{values:?}");
+        }
+        for values in [
+            &["Bearer"][..],
+            &["Bearer "],
+            &["Bearer a b"],
+            &["Bearer a", "Bearer a"],
+            &["Basic a", "Basic b"],
+            &["", ""],
+        ] {
+            assert_eq!(token(values), Err("invalid_request"), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_description_fits_between_quotes() {
+        assert_eq!(description("a \"b\" c\\d\r\n\u{7f}é"), "a 'b' c/d????");
+        assert_eq!(description(&"é".repeat(300)), "?".repeat(200));
+        assert_eq!(description(&"x".repeat(200)), "x".repeat(200));
+    }
+}

@@ -3,11 +3,10 @@
 //! What `axum::serve` leaves open is bounded here: the time for a request's head, the time that a client may refuse to
 //! read, and the number of connections. Where that number is reached, whoever has been silent longest makes room.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -78,45 +77,56 @@ fn max_connections() -> io::Result<usize> {
 
 struct Connections {
     max: usize,
+    began: Instant,
     /// Ends all with its own end.
     tasks: JoinSet<()>,
-    by_age: VecDeque<Connection>,
+    open: Vec<Connection>,
 }
 
 struct Connection {
     task: AbortHandle,
-    /// Whether a request is being answered.
-    busy: Arc<AtomicBool>,
+    /// Milliseconds since the server began, or [`BUSY`].
+    silent_since: Arc<AtomicU64>,
 }
+
+/// A request is being answered.
+const BUSY: u64 = u64::MAX;
 
 impl Connections {
     fn new(max: usize) -> Self {
-        Self { max, tasks: JoinSet::new(), by_age: VecDeque::new() }
+        Self { max, began: Instant::now(), tasks: JoinSet::new(), open: Vec::new() }
     }
 
     /// Waits until there is room for one more. Only where each connection is being answered does this take time.
     async fn room(&mut self) {
         while self.tasks.try_join_next().is_some() {}
-        while self.by_age.len() >= self.max {
-            self.by_age.retain(|connection| !connection.task.is_finished());
-            let silent = self.by_age.iter().position(|connection| !connection.busy.load(Ordering::Relaxed));
-            match silent.and_then(|oldest| self.by_age.remove(oldest)) {
-                Some(connection) => connection.task.abort(),
+        while self.open.len() >= self.max {
+            let before = self.open.len();
+            self.open.retain(|connection| !connection.task.is_finished());
+            if self.open.len() < before {
+                continue;
+            }
+            let since = |(_, connection): &(usize, &Connection)| connection.silent_since.load(Ordering::Relaxed);
+            let silent = self.open.iter().enumerate().filter(|connection| since(connection) != BUSY).min_by_key(since);
+            match silent.map(|(longest, _)| longest) {
+                Some(longest) => self.open.remove(longest).task.abort(),
                 None => drop(self.tasks.join_next().await),
             }
         }
     }
 
     fn add(&mut self, stream: TcpStream, app: Router, watcher: Watcher) {
-        let busy = Arc::new(AtomicBool::new(false));
-        let answering = busy.clone();
+        let began = self.began;
+        let now = move || began.elapsed().as_millis() as u64;
+        let silent_since = Arc::new(AtomicU64::new(now()));
+        let activity = silent_since.clone();
         let task = self.tasks.spawn(async move {
             let service = service_fn(move |request| {
-                let (app, answering) = (app.clone(), answering.clone());
+                let (app, activity) = (app.clone(), activity.clone());
                 async move {
-                    answering.store(true, Ordering::Relaxed);
+                    activity.store(BUSY, Ordering::Relaxed);
                     let response = app.oneshot(request).await;
-                    answering.store(false, Ordering::Relaxed);
+                    activity.store(now(), Ordering::Relaxed);
                     response
                 }
             });
@@ -132,7 +142,7 @@ impl Connections {
                 tracing::debug!(%error, "a connection ended early");
             }
         });
-        self.by_age.push_back(Connection { task, busy });
+        self.open.push(Connection { task, silent_since });
     }
 }
 
@@ -171,7 +181,7 @@ mod tests {
         assert!(!server.is_finished());
         tokio::time::advance(Duration::from_millis(200)).await;
         tokio::time::resume();
-        server.await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(1), server).await.unwrap().unwrap().unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap_or_default(), 0);
     }
 }

@@ -156,7 +156,8 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Reader<F> {
         };
         parse(&text).unwrap_or_else(|| {
             // Enough to recognise a slip of the pen by, too little to print a secret that went to the wrong variable.
-            self.problem(name, format_args!("`{text:.24}` is not {expected}"));
+            let start: String = text.chars().take(24).flat_map(char::escape_debug).collect();
+            self.problem(name, format_args!("`{start}` is not {expected}"));
             default
         })
     }
@@ -267,4 +268,126 @@ fn is_allowed(url: &Url) -> bool {
     let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     is_bare && (url.scheme() == "https" || url.scheme() == "http" && is_loopback)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, Problems> {
+        Settings::read(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| *value))
+    }
+
+    const PROJECT: [(&str, &str); 2] = [(TEAM_SLUG, "acme"), (PROJECT_NAME, "shop")];
+
+    fn read_with(more: &[(&str, &str)]) -> Settings {
+        read(&[more, &PROJECT].concat()).unwrap()
+    }
+
+    #[test]
+    fn a_team_and_a_project_are_enough() {
+        let blank = [("PORT", ""), ("HOST", " "), ("LOG_FORMAT", "\t"), ("RUST_LOG", ""), (ISSUER, ""), (SUBJECT, " ")];
+        for more in [&[][..], &blank, &[("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_ENV", "preview")]] {
+            let settings = read_with(more);
+            assert_eq!((settings.host.as_str(), settings.port, settings.remembered_tokens), ("0.0.0.0", 3001, 10_000));
+            assert_eq!((settings.log_format, settings.trust.leeway), (LogFormat::Text, Duration::from_secs(30)));
+            assert_eq!(settings.jwks_url.as_str(), "https://oidc.vercel.com/acme/.well-known/jwks");
+            let trusted = format!("{:?}", settings.trust.who);
+            assert_eq!(trusted, format!("{:?}", Trust::project("acme", "shop", "production").who));
+        }
+    }
+
+    #[test]
+    fn every_pair_of_project_and_environment_is_a_subject() {
+        let settings = read_with(&[(PROJECT_NAME, "a, b,"), (ENVIRONMENT, "preview,staging")]);
+        let Trusted::Subjects { subjects, .. } = settings.trust.who else { unreachable!() };
+        let expected = [("a", "preview"), ("a", "staging"), ("b", "preview"), ("b", "staging")];
+        assert_eq!(subjects, expected.map(|(project, environment)| Subject::of("acme", project, environment)));
+    }
+
+    #[test]
+    fn keys_are_below_the_issuer_unless_they_are_elsewhere() {
+        for (more, url) in [
+            (&[(ISSUER_MODE, "global")][..], "https://oidc.vercel.com/.well-known/jwks"),
+            (&[(ISSUER, "https://issuer.test/x")], "https://issuer.test/x/.well-known/jwks"),
+            (&[(ISSUER, "https://issuer.test/x/")], "https://issuer.test/x/.well-known/jwks"),
+            (&[(ISSUER, "https://issuer.test"), (JWKS_URL, "https://keys.test/a?b")], "https://keys.test/a?b"),
+        ] {
+            assert_eq!(read_with(more).jwks_url.as_str(), url, "{more:?}");
+        }
+    }
+
+    #[test]
+    fn same_project_mode_is_for_when_nothing_else_is_said() {
+        let deployment = [("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_TARGET_ENV", "staging"), ("VERCEL_ENV", "preview")];
+        let settings = read(&deployment).unwrap();
+        assert_eq!(settings.jwks_url.as_str(), "https://oidc.vercel.com/.well-known/jwks");
+        assert!(matches!(&settings.trust.who, Trusted::SameProject { project_id, environment }
+            if project_id == "prj_1" && environment == "staging"));
+        // What isn't about trust leaves it as it is.
+        assert!(read(&[&deployment[..], &[("OIDC_CLOCK_LEEWAY_SECONDS", "0"), ("PORT", "1")]].concat()).is_ok());
+        for name in TRUST_VARIABLES {
+            let value = if [ISSUER, JWKS_URL].contains(&name) { "https://x.test" } else { "global" };
+            let chosen = read(&[&deployment[..], &[(name, value)]].concat());
+            assert!(chosen.is_err(), "{name} alone settles nothing");
+        }
+        assert!(read(&deployment[1..]).is_err() && read(&deployment[..1]).is_err());
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback() {
+        for url in [
+            "https://x.test",
+            "http://127.0.0.1:1/",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://localhost:1/x",
+            "http://LOCALHOST",
+        ] {
+            assert!(read(&[&PROJECT[..], &[(JWKS_URL, url)]].concat()).is_ok(), "{url}");
+        }
+        for url in [
+            "http://x.test",
+            "http://127.0.0.1.x.test",
+            "http://localhost.x.test",
+            "http://[::]",
+            "http://10.0.0.1",
+            "http://0.0.0.0",
+            "http://localhost@x.test",
+            "https://a:b@x.test",
+            "https://x.test/#a",
+            "ws://localhost",
+            "x.test",
+            "http:",
+            "//localhost",
+        ] {
+            assert!(read(&[&PROJECT[..], &[(JWKS_URL, url)]].concat()).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_taken_to_its_limit() {
+        for (name, good, bad) in [
+            ("OIDC_CLOCK_LEEWAY_SECONDS", &["0", "300"][..], &["301", "-1", "1.5", "x"][..]),
+            ("OIDC_REMEMBERED_TOKENS", &["0", "1", "1000000"], &["-1", "x", "1e3"]),
+            ("PORT", &["0", "65535"], &["65536", "-1", "x"]),
+        ] {
+            for value in good {
+                assert!(read(&[&PROJECT[..], &[(name, *value)]].concat()).is_ok(), "{name}={value}");
+            }
+            for value in bad {
+                let problems = read(&[&PROJECT[..], &[(name, *value)]].concat()).unwrap_err().to_string();
+                assert!(problems.starts_with(name) && problems.lines().count() == 1, "{name}={value}: {problems}");
+            }
+        }
+    }
+
+    /// A secret that went to the wrong variable isn't printed whole.
+    #[test]
+    fn a_problem_shows_the_start_of_a_value() {
+        let problems = read(&[("LOG_FORMAT", &*"x".repeat(1000)), PROJECT[0], PROJECT[1]]).unwrap_err().to_string();
+        assert!(problems.contains(&"x".repeat(24)) && !problems.contains(&"x".repeat(25)), "{problems}");
+    }
 }

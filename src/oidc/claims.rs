@@ -132,3 +132,76 @@ fn if_string<'de, D: Deserializer<'de>>(claim: D) -> Result<Option<String>, D::E
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    fn base64url(bytes: impl AsRef<[u8]>) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn claims(json: &str) -> Result<Claims, Invalid> {
+        Claims::from_signed(&base64url(json))
+    }
+
+    #[test]
+    fn an_audience_is_a_string_or_strings() {
+        let audiences = |json: &str| {
+            let claims = claims(json)?;
+            Ok::<_, Invalid>(claims.aud.iter().map(String::from).collect::<Vec<_>>())
+        };
+        assert_eq!(audiences(r#"{"aud":"a"}"#).unwrap(), ["a"]);
+        assert_eq!(audiences(r#"{"aud":["a","b"]}"#).unwrap(), ["a", "b"]);
+        assert!(audiences(r#"{"aud":[]}"#).unwrap().is_empty() && audiences("{}").unwrap().is_empty());
+        for json in [
+            r#"{"aud":null}"#,
+            r#"{"aud":["a",1]}"#,
+            r#"{"aud":["a",null]}"#,
+            r#"{"aud":[["a"]]}"#,
+            r#"{"aud":{"0":"a"}}"#,
+        ] {
+            assert_eq!(audiences(json), Err(Invalid::MalformedClaims), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_a_number() {
+        let exp = |number: &str| claims(&format!(r#"{{"exp":{number}}}"#)).map(|claims| claims.exp);
+        for (number, value) in [
+            ("0", 0.0),
+            ("-1", -1.0),
+            ("1790000000.5", 1_790_000_000.5),
+            ("1e3", 1000.0),
+            ("18446744073709551616", 2_f64.powi(64)),
+        ] {
+            assert_eq!(exp(number), Ok(Some(value)), "{number}");
+        }
+        for number in ["1e999", "-1e999", "\"1\"", "null", "true", "[1]", "NaN", "Infinity", "0x1", "01"] {
+            assert_eq!(exp(number), Err(Invalid::MalformedClaims), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_claim_of_vercels_that_is_not_a_string_counts_as_absent() {
+        for odd in ["null", "1", "true", "[\"a\"]", "{}"] {
+            let claims = claims(&format!(
+                r#"{{"owner":{odd},"owner_id":{odd},"project":{odd},"project_id":{odd},"environment":{odd}}}"#
+            ));
+            let Claims { owner, owner_id, project, project_id, environment, .. } = claims.unwrap();
+            assert_eq!([owner, owner_id, project, project_id, environment], [const { None }; 5], "{odd}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_canonical_base64url() {
+        for payload in ["e30=", "e31", "e3 0", "e30\n", "e3+/", "\u{e9}"] {
+            assert_eq!(Claims::from_signed(payload).err(), Some(Invalid::MalformedClaims), "{payload}");
+        }
+        assert!(Claims::from_signed("e30").is_ok());
+    }
+}

@@ -113,3 +113,172 @@ fn usable(jwk: &RawValue) -> Option<Key> {
 fn unsigned(number: &str) -> Option<Vec<u8>> {
     Some(decode(number)?.into_iter().skip_while(|byte| *byte == 0).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn base64url(bytes: impl AsRef<[u8]>) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn number(bits: usize) -> String {
+        let mut bytes = vec![0xff; bits.div_ceil(8)];
+        bytes[0] >>= bytes.len() * 8 - bits;
+        base64url(bytes)
+    }
+
+    fn jwk() -> Value {
+        json!({ "kty": "RSA", "kid": "a", "n": number(2048), "e": "AQAB" })
+    }
+
+    fn parse(keys: &[Value]) -> Result<Keys, BadDocument> {
+        Keys::parse(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    fn is_usable(changes: &[(&str, Value)]) -> bool {
+        let mut jwk = jwk();
+        for (name, value) in changes {
+            jwk[name] = value.clone();
+        }
+        parse(&[jwk]).is_ok()
+    }
+
+    #[test]
+    fn a_key_is_usable_or_skipped() {
+        let usable: [&[(&str, Value)]; 12] = [
+            &[],
+            &[("use", json!("sig"))],
+            &[("alg", json!("RS256"))],
+            &[("key_ops", json!(["verify"]))],
+            &[("key_ops", json!(["sign", "verify"]))],
+            &[("e", json!("Aw"))],
+            &[("e", json!("AAEAAQ"))],
+            &[("n", json!(number(2049)))],
+            &[("n", json!(number(4096)))],
+            &[("n", json!(base64url([&[0][..], &[0xff; 256]].concat())))],
+            &[("x5c", json!("odd")), ("x5t", json!(1)), ("unknown", json!(null))],
+            &[("kid", json!("b"))],
+        ];
+        for changes in usable {
+            assert!(is_usable(changes), "{changes:?}");
+        }
+        let unusable = [
+            ("kty", json!("EC")),
+            ("kty", json!("rsa")),
+            ("kty", json!(null)),
+            ("kid", json!(1)),
+            ("kid", json!(null)),
+            ("n", json!(number(2047))),
+            ("n", json!(number(1024))),
+            ("n", json!("")),
+            ("n", json!("AA")),
+            ("n", json!(1)),
+            ("n", json!(number(2048) + "=")),
+            ("n", json!(number(2048).replace('_', "/"))),
+            // Enough bytes and too few bits.
+            ("n", json!(base64url([&[0; 128][..], &[0xff; 128]].concat()))),
+            ("n", json!(base64url([&[0x7f][..], &[0xff; 255]].concat()))),
+            ("e", json!("")),
+            ("e", json!("AA")),
+            ("e", json!("AQ")),
+            ("e", json!("Ag")),
+            ("e", json!("AAE")),
+            ("e", json!(65537)),
+            ("use", json!("enc")),
+            ("use", json!("")),
+            ("use", json!(null)),
+            ("use", json!(["sig"])),
+            ("alg", json!("RS512")),
+            ("alg", json!("rs256")),
+            ("alg", json!("HS256")),
+            ("alg", json!(null)),
+            ("key_ops", json!([])),
+            ("key_ops", json!(["sign"])),
+            ("key_ops", json!("verify")),
+            ("key_ops", json!(["verify", 1])),
+            ("key_ops", json!(null)),
+        ];
+        for change in unusable {
+            assert!(!is_usable(std::slice::from_ref(&change)), "{change:?}");
+        }
+        for missing in ["kty", "kid", "n", "e"] {
+            let mut jwk = jwk();
+            jwk.as_object_mut().unwrap().remove(missing);
+            assert!(matches!(parse(&[jwk]), Err(BadDocument::NoUsableKey(1))), "{missing}");
+        }
+    }
+
+    #[test]
+    fn an_odd_key_spoils_no_other() {
+        let twice = format!(r#"{{"keys":[{0},{{"kid":"x","kid":"x"}},null,1,"x",[],{{}},{0}]}}"#, jwk());
+        assert_eq!(Keys::parse(twice.as_bytes()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_first_usable_key_of_a_kid_counts() {
+        let (mut unusable, first, mut second) = (jwk(), jwk(), jwk());
+        unusable["use"] = json!("enc");
+        second["n"] = json!(number(3072));
+        let keys = parse(&[unusable, first, second]).unwrap();
+        assert_eq!((keys.len(), keys.get("a").unwrap().modulus.len()), (1, 256));
+        assert!(keys.get("A").is_none() && keys.get("").is_none());
+    }
+
+    #[test]
+    fn a_key_that_changes_in_any_part_is_another() {
+        let key = |change: (&str, Value)| {
+            let mut jwk = jwk();
+            jwk[change.0] = change.1;
+            let keys = parse(&[jwk]).unwrap();
+            keys.get("a").or(keys.get("b")).unwrap().clone()
+        };
+        let same = key(("use", json!("sig")));
+        assert_eq!(same, key(("alg", json!("RS256"))));
+        assert_ne!(same, key(("kid", json!("b"))));
+        assert_ne!(same, key(("n", json!(number(3072)))));
+        assert_ne!(same, key(("e", json!("Aw"))));
+    }
+
+    #[test]
+    fn a_document_is_an_object_with_keys() {
+        let array = format!("[[{}]]", jwk());
+        let twice = format!(r#"{{"keys":[{0}],"keys":[{0}]}}"#, jwk());
+        for document in
+            ["", "{}", "[]", "null", r#"{"keys":{}}"#, r#"{"keys":null}"#, &array, &twice, "<html>", "\u{feff}{}"]
+        {
+            assert!(matches!(Keys::parse(document.as_bytes()), Err(BadDocument::NotKeySet)), "{document}");
+        }
+        assert!(matches!(parse(&[]), Err(BadDocument::NoUsableKey(0))));
+    }
+
+    /// RFC 7515, appendix A.2. Its header has no `kid`, so it is the signature alone that is verified here.
+    #[test]
+    fn verifies_the_published_vector() {
+        let jwk = json!({
+            "kty": "RSA",
+            "kid": "A.2",
+            "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ",
+            "e": "AQAB",
+        });
+        let signing_input = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+        let signature = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+        let keys = parse(&[jwk]).unwrap();
+        let verify = |signing_input: &str, signature: &str| {
+            let (_, payload) = signing_input.split_once('.').unwrap();
+            keys.get("A.2").unwrap().verify(&UnverifiedToken { signing_input, payload, signature, kid: "A.2".into() })
+        };
+        assert_eq!(verify(signing_input, signature), Ok(()));
+        assert_eq!(verify(&signing_input.replace("J9.", "J8."), signature), Err(Invalid::Signature));
+        assert_eq!(verify(signing_input, &signature.replace("cC4", "cC5")), Err(Invalid::Signature));
+        assert_eq!(verify(signing_input, ""), Err(Invalid::Signature));
+        // The whole token is none of the shape that this API takes.
+        let token = format!("{signing_input}.{signature}");
+        assert_eq!(UnverifiedToken::parse(token.as_bytes()).err(), Some(Invalid::MalformedHeader));
+    }
+}

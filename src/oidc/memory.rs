@@ -52,3 +52,48 @@ fn sha256(token: &[u8]) -> [u8; 32] {
     digest.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
     digest
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use serde_json::json;
+
+    use super::super::jwk::Keys;
+    use super::*;
+
+    /// A key, or rather one that can't be: it is only compared here.
+    fn key(exponent: &str) -> Arc<Key> {
+        let jwk = json!({ "kty": "RSA", "kid": "a", "n": "_".repeat(344), "e": exponent });
+        Keys::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap().get("a").unwrap().clone()
+    }
+
+    fn claims() -> Arc<Claims> {
+        Arc::new(serde_json::from_str("{}").unwrap())
+    }
+
+    #[test]
+    fn recalls_a_token_by_its_bytes_and_its_key() {
+        let (memory, ours, theirs) = (Memory::new(10), key("AQAB"), key("Aw"));
+        memory.remember(b"token", claims(), ours.clone());
+        assert!(memory.recall(b"token", &ours).is_some());
+        assert!(memory.recall(b"token", &theirs).is_none());
+        assert!(memory.recall(b"Token", &ours).is_none());
+        memory.forget(b"token");
+        assert!(memory.recall(b"token", &ours).is_none());
+    }
+
+    #[test]
+    fn stays_at_its_bound() {
+        let key = key("AQAB");
+        for capacity in [0, 1, 10, 1000] {
+            let memory = Memory::new(capacity);
+            let tokens: Vec<_> = (0..5000_u32).map(u32::to_be_bytes).collect();
+            for token in &tokens {
+                memory.remember(token, claims(), key.clone());
+            }
+            let held = tokens.iter().filter(|token| memory.recall(*token, &key).is_some()).count();
+            assert!(held <= capacity && held >= capacity / 2, "{held} of {capacity}");
+        }
+    }
+}

@@ -79,3 +79,57 @@ pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
 pub(super) fn if_present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(member: D) -> Result<Option<T>, D::Error> {
     T::deserialize(member).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn base64url(bytes: impl AsRef<[u8]>) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn token(header: &str) -> String {
+        format!("{}.cGF5bG9hZA.c2lnbmF0dXJl", base64url(header))
+    }
+
+    #[test]
+    fn takes_a_token_apart() {
+        let token = token(r#"{"alg":"RS256","kid":"a"}"#);
+        let UnverifiedToken { signing_input, payload, signature, kid } =
+            UnverifiedToken::parse(token.as_bytes()).unwrap();
+        assert_eq!((payload, signature, kid.as_str()), ("cGF5bG9hZA", "c2lnbmF0dXJl", "a"));
+        assert_eq!(format!("{signing_input}.{signature}"), token);
+    }
+
+    #[test]
+    fn takes_8192_bytes_and_no_more() {
+        let mut token = token(r#"{"alg":"RS256","kid":"a"}"#);
+        token.push_str(&"A".repeat(8192 - token.len()));
+        assert!(UnverifiedToken::parse(token.as_bytes()).is_ok());
+        token.push('A');
+        let error = UnverifiedToken::parse(token.as_bytes()).err();
+        assert_eq!(error, Some(Invalid::TooLong { bytes: 8193, max_bytes: 8192 }));
+    }
+
+    /// Nobody has signed these: what is wrong with a header is said before anything is looked up.
+    #[test]
+    fn refuses_each_fault_for_its_own_reason() {
+        for (header, reason) in [
+            (r#"{"alg":"none","kid":"a"}"#, Invalid::Algorithm),
+            (r#"{"alg":"RS256"}"#, Invalid::MalformedHeader),
+            (r#"{"alg":"RS256","kid":""}"#, Invalid::MalformedHeader),
+            (r#"{"alg":"RS256","kid":"a","kid":"b"}"#, Invalid::MalformedHeader),
+            (r#"["RS256","a"]"#, Invalid::MalformedHeader),
+            (r#"{"alg":"RS256","kid":"a","typ":"JWE"}"#, Invalid::Type),
+            (r#"{"alg":"RS256","kid":"a","crit":null}"#, Invalid::CriticalExtension),
+        ] {
+            assert_eq!(UnverifiedToken::parse(token(header).as_bytes()).err(), Some(reason), "{header}");
+        }
+        for token in ["", ".", "a.b", "a.b.c.d", "\u{e9}"] {
+            assert_eq!(UnverifiedToken::parse(token.as_bytes()).err(), Some(Invalid::NotCompactJws), "{token}");
+        }
+        assert_eq!(UnverifiedToken::parse(b"\xff.\xff.\xff").err(), Some(Invalid::NotCompactJws));
+    }
+}

@@ -109,7 +109,7 @@ impl Trust {
         let accepted = match &self.who {
             Trusted::Subjects { audiences, .. } => audiences.as_slice(),
             Trusted::SameProject { .. } => {
-                let owner = claims.owner.as_ref().filter(|owner| is_slug(owner));
+                let owner = claims.owner.as_ref().filter(|owner| !owner.is_empty());
                 of_owner = owner.map(|owner| vercel_audience(owner));
                 of_owner.as_slice()
             }
@@ -272,5 +272,180 @@ impl fmt::Display for Trust {
                 )
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: u64 = 1_790_000_000;
+
+    fn same_project() -> Trusted {
+        Trusted::SameProject { project_id: "prj_1".into(), environment: "preview".into() }
+    }
+
+    /// Judges the claims of a good token, but for these, at `NOW` and half a second.
+    fn judge(who: Trusted, leeway: u64, changes: &[(&str, Value)]) -> Result<(), VerifyError> {
+        let mut claims = json!({
+            "iss": "https://oidc.vercel.com/acme",
+            "aud": "https://vercel.com/acme",
+            "sub": "owner:acme:project:shop:environment:production",
+            "exp": NOW + 1000,
+            "owner": "acme",
+            "project_id": "prj_1",
+            "environment": "preview",
+        });
+        for (name, value) in changes {
+            claims[name] = value.clone();
+        }
+        claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        let claims = serde_json::from_value(claims).unwrap();
+        let now = UNIX_EPOCH + Duration::from_millis(NOW * 1000 + 500);
+        Trust { who, leeway: Duration::from_secs(leeway) }.judge(&claims, now)
+    }
+
+    fn judge_time(leeway: u64, claim: &str, time: f64) -> Result<(), VerifyError> {
+        judge(Trust::project("acme", "shop", "production").who, leeway, &[(claim, json!(time))])
+    }
+
+    #[test]
+    fn each_time_is_judged_to_the_limit_of_the_leeway() {
+        let now = NOW as f64 + 0.5;
+        for leeway in [0, 30, 300] {
+            let (oldest, newest) = (now - leeway as f64, now + leeway as f64);
+            assert!(judge_time(leeway, "exp", oldest + 0.001).is_ok());
+            for exp in [oldest, oldest - 0.001] {
+                let error = judge_time(leeway, "exp", exp).unwrap_err();
+                assert!(matches!(error, VerifyError::Invalid(Invalid::Expired { .. })), "{error}");
+            }
+            for claim in ["nbf", "iat"] {
+                assert!(judge_time(leeway, claim, newest).is_ok());
+                let error = judge_time(leeway, claim, newest + 0.001).unwrap_err();
+                match error {
+                    VerifyError::Invalid(Invalid::NotYetValid { .. }) => assert_eq!(claim, "nbf"),
+                    VerifyError::Invalid(Invalid::IssuedInTheFuture { .. }) => assert_eq!(claim, "iat"),
+                    other => unreachable!("{other}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn before_1970_no_token_is_good_that_says_from_when_it_is() {
+        let claims = serde_json::from_value(json!({
+            "iss": "https://oidc.vercel.com/acme", "aud": "https://vercel.com/acme", "exp": NOW, "nbf": NOW,
+            "sub": "owner:acme:project:shop:environment:production",
+        }));
+        let error = Trust::project("acme", "shop", "production")
+            .judge(&claims.unwrap(), UNIX_EPOCH - Duration::from_secs(1))
+            .unwrap_err();
+        assert!(matches!(error, VerifyError::Invalid(Invalid::NotYetValid { .. })), "{error}");
+    }
+
+    #[test]
+    fn same_project_mode_trusts_its_own_project_and_environment() {
+        assert!(judge(same_project(), 0, &[]).is_ok());
+        // Whatever the subject says, and whichever team it is: the project's id says it all.
+        assert!(judge(same_project(), 0, &[("sub", json!("owner:x"))]).is_ok());
+        assert!(judge(same_project(), 0, &[("sub", Value::Null)]).is_ok());
+        let other_team = [
+            ("iss", json!("https://oidc.vercel.com/other")),
+            ("owner", json!("b")),
+            ("aud", json!("https://vercel.com/b")),
+        ];
+        assert!(judge(same_project(), 0, &other_team).is_ok());
+        for (claim, value) in [
+            ("project_id", json!("prj_2")),
+            ("project_id", json!("prj_1 ")),
+            ("project_id", Value::Null),
+            ("environment", json!("production")),
+            ("environment", Value::Null),
+        ] {
+            let error = judge(same_project(), 0, &[(claim, value.clone())]).unwrap_err();
+            assert!(
+                matches!(&error, VerifyError::Forbidden(forbidden) if forbidden.claim == claim),
+                "{value}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn same_project_mode_takes_vercels_issuer_in_both_modes_and_no_other() {
+        for issuer in ["https://oidc.vercel.com", "https://oidc.vercel.com/acme", "https://oidc.vercel.com/A-b_9"] {
+            assert!(judge(same_project(), 0, &[("iss", json!(issuer))]).is_ok(), "{issuer}");
+        }
+        for issuer in [
+            "https://oidc.vercel.com/",
+            "https://oidc.vercel.com/a/b",
+            "https://oidc.vercel.com//a",
+            "https://oidc.vercel.com.evil.test",
+            "https://oidc.vercel.com/a?x",
+            "https://oidc.vercel.com/a b",
+            "https://oidc.vercel.com/é",
+            "https://oidc.vercel.com@evil.test",
+            "http://oidc.vercel.com/acme",
+            "https://oidc.vercel.comacme",
+            "https://oidc.vercel.com:8443/acme",
+            "https://oidc.vercel.com/a.b",
+            "",
+        ] {
+            let error = judge(same_project(), 0, &[("iss", json!(issuer))]).unwrap_err();
+            assert!(matches!(error, VerifyError::Invalid(Invalid::Issuer { .. })), "{issuer}: {error}");
+        }
+        assert!(judge(same_project(), 0, &[("iss", Value::Null)]).is_err());
+    }
+
+    #[test]
+    fn same_project_mode_takes_its_owners_audience_and_no_other() {
+        assert!(judge(same_project(), 0, &[("aud", json!(["https://x.test", "https://vercel.com/acme"]))]).is_ok());
+        for (owner, audience) in [
+            (json!("acme"), json!("https://vercel.com/other")),
+            (json!("acme"), json!("https://vercel.com/acme/")),
+            (json!("acme"), json!("https://vercel.com")),
+            (json!("acme"), Value::Null),
+            (Value::Null, json!("https://vercel.com/acme")),
+            (Value::Null, json!("https://vercel.com/")),
+            (json!(""), json!("https://vercel.com/")),
+        ] {
+            let error = judge(same_project(), 0, &[("owner", owner), ("aud", audience.clone())]).unwrap_err();
+            assert!(matches!(error, VerifyError::Invalid(Invalid::Audience { .. })), "{audience}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_one_or_more_characters_but_no_colon() {
+        for (pattern, sub, matches) in [
+            ("a:*:c", "a:b:c", true),
+            ("a:*:c", "a:é🦀:c", true),
+            ("a:*:c", "a::c", false),
+            ("a:*:c", "a:b:b:c", false),
+            ("*", "a", true),
+            ("*", "", false),
+            ("*", "a:b", false),
+            ("web-*", "web-", false),
+            ("web-*-*", "web-a-b-c", true),
+            ("web-*-x", "web-x-x", true),
+            ("web-*-x", "web--x", false),
+            ("**", "a", false),
+            ("**", "ab", true),
+            ("a*a", "aa", false),
+            ("a*a", "aaa", true),
+            ("a", "A", false),
+            ("a.c", "abc", false),
+        ] {
+            assert_eq!(Subject::new(pattern).matches(sub), matches, "{pattern} {sub}");
+        }
+    }
+
+    /// A pattern that backtracks would not end before the test's patience does.
+    #[test]
+    fn a_pattern_takes_no_time_to_speak_of() {
+        let (pattern, sub) = ("*a".repeat(2000) + "b", "a".repeat(8000));
+        assert!(!Subject::new(pattern).matches(&sub));
     }
 }

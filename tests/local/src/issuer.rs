@@ -1,8 +1,8 @@
 //! The issuer: what `oidc.vercel.com` serves, with a key made at start and gone at the end.
 //!
-//! Team mode (`{url}/{team}`) and global mode (`{url}`), with the one key for both, as at Vercel. `POST /~token` exchanges
-//! a token that this issuer has signed for one with another audience. Whoever can reach the issuer can't get a first
-//! token from it: those come from [`Issuer::token`], as Vercel's come with each request to a function.
+//! Team mode (`{url}/{team}`) and global mode (`{url}`), with the one key for both, as at Vercel. `POST /~token`
+//! exchanges a token that this issuer has signed for one with another audience. Whoever can reach the issuer can't get
+//! a first token from it: those come from [`Issuer::token`], as Vercel's come with each request to a function.
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The key that signs tokens, and everything that can be signed with it.
 //!
-//! [`SigningKey::mint`] makes the tokens that Vercel makes. [`SigningKey::sign`] puts a good signature under any
-//! header and payload, for the tokens that Vercel never would. The private key can't be taken out.
-//! JWS (RFC 7515) and JWK (RFC 7517); the signature is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
+//! [`SigningKey::mint`] makes the tokens that Vercel makes. [`SigningKey::sign`] puts a good signature under any header
+//! and payload, for the tokens that Vercel never would. The private key can't be taken out. JWS (RFC 7515) and JWK (RFC
+//! 7517); the signature is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
 
 use std::{fmt, io};
 

@@ -1,8 +1,8 @@
 //! Vercel on your machine: an issuer of OIDC tokens, for the tests and the demo.
 //!
 //! [`Issuer`] serves what `oidc.vercel.com` serves; [`Deployment`] says what a token of Vercel's has in it;
-//! [`SigningKey`] signs that, or anything else, so that a test can make every wrong token there is.
-//! Neither production binary depends on this package.
+//! [`SigningKey`] signs that, or anything else, so that a test can make every wrong token there is. Neither production
+//! binary depends on this package.
 
 mod deployment;
 mod issuer;

@@ -14,8 +14,8 @@ use caller::Caller;
 use local::{Deployment, Issuer, SigningKey};
 use serde_json::json;
 
-/// Returns the caller as `deployment` of it would run, with the proxy in front; it calls the backend at `backend_url`, whose
-/// name is `audience`.
+/// Returns the caller as `deployment` of it would run, with the proxy in front; it calls the backend at `backend_url`,
+/// whose name is `audience`.
 pub(crate) fn app(issuer: &Issuer, deployment: &Deployment, backend_url: &str, audience: &str) -> io::Result<Router> {
     let proxy = Proxy {
         caller: new_caller(backend_url, issuer, Some(audience)),

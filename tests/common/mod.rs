@@ -1,0 +1,209 @@
+//! What the tests share: a valid token to change one thing of, a backend on a port of its own, and a client that sends
+//! bytes as they are.
+
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod issuer;
+pub(crate) mod program;
+
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use backend::settings::Settings;
+use local::{Deployment, SigningKey};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+pub(crate) use issuer::FakeIssuer;
+pub(crate) use program::Program;
+
+pub(crate) const ISSUER: &str = "https://oidc.vercel.com/acme";
+
+/// The issuer's key. Making one takes long, so all tests of a file share it.
+pub(crate) static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
+/// The key that the issuer changes to.
+pub(crate) static NEXT_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-2").unwrap());
+/// A stranger's key, which calls itself as the issuer's.
+pub(crate) static FORGED_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
+
+/// The claims of a token that the backend accepts.
+pub(crate) fn claims() -> Value {
+    Deployment::default().claims(ISSUER, SystemTime::now(), Duration::from_secs(3600))
+}
+
+/// These claims, but for one: `null` takes it out.
+pub(crate) fn claims_but(name: &str, value: Value) -> Value {
+    let mut claims = claims();
+    match value {
+        Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+        value => claims[name] = value,
+    }
+    claims
+}
+
+/// A token that the backend accepts.
+pub(crate) fn token() -> String {
+    KEY.mint(&claims())
+}
+
+/// A token that no other call returns, and that the backend accepts if it has the key.
+pub(crate) fn fresh_token(key: &SigningKey) -> String {
+    static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    key.mint(&claims_but("jti", json!(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string())))
+}
+
+/// A token whose header names a key that no issuer has.
+pub(crate) fn token_of_kid(kid: &str) -> String {
+    KEY.sign(json!({ "alg": "RS256", "kid": kid }).to_string().as_bytes(), claims().to_string().as_bytes())
+}
+
+/// Settings that trust production of `storefront`, a project of `acme`, and have their keys from `jwks_url`.
+pub(crate) fn settings(jwks_url: &str, more: &[(&str, &str)]) -> Settings {
+    let given = [("OIDC_TEAM_SLUG", "acme"), ("OIDC_PROJECT_NAME", "storefront"), ("OIDC_JWKS_URL", jwks_url)];
+    Settings::read(|name| {
+        let mut all = more.iter().chain(&given);
+        all.find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
+    })
+    .unwrap()
+}
+
+/// The backend in this process, for tests that move its clock.
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
+    ended: watch::Receiver<usize>,
+    _log: DefaultGuard,
+}
+
+impl Backend {
+    pub(crate) async fn start(issuer: &FakeIssuer) -> Self {
+        Self::start_with(issuer, &[]).await
+    }
+
+    /// It must run on the thread of the test, whose log tells when a fetch has ended.
+    pub(crate) async fn start_with(issuer: &FakeIssuer, more: &[(&str, &str)]) -> Self {
+        let (count, ended) = watch::channel(0);
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(EndedFetches(count)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(backend::run(listener, settings(&issuer.url(), more), std::future::pending()));
+        Self { address, ended, _log }
+    }
+
+    /// The same, with the keys in its hands.
+    pub(crate) async fn start_ready(issuer: &FakeIssuer) -> Self {
+        let backend = Self::start(issuer).await;
+        backend.fetches_ended(1).await;
+        backend
+    }
+
+    /// Waits until so many fetches have ended, one way or the other.
+    pub(crate) async fn fetches_ended(&self, fetches: usize) {
+        let mut ended = self.ended.clone();
+        drop(patiently(ended.wait_for(|ended| *ended >= fetches)).await.unwrap());
+    }
+
+    /// Answers other requests, for long enough that a fetch which has begun would have reached the issuer.
+    pub(crate) async fn turns(&self) {
+        for _ in 0..10 {
+            request(self.address, "GET", "/healthz", &[]).await;
+        }
+    }
+
+    pub(crate) async fn get(&self, token: &str) -> Answer {
+        get(self.address, token).await
+    }
+}
+
+struct EndedFetches(watch::Sender<usize>);
+
+impl<S: tracing::Subscriber> Layer<S> for EndedFetches {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == "backend::oidc::key_set" {
+            self.0.send_modify(|ended| *ended += 1);
+        }
+    }
+}
+
+/// Moves tokio's clock. It runs as ever before and after, since a paused one would jump while sockets are waited for.
+pub(crate) async fn advance(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
+
+/// Waits for what happens at once, or else never.
+pub(crate) async fn patiently<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(5), event).await.unwrap_or_else(|_| panic!("it doesn't happen"))
+}
+
+/// What came back, and nothing left out.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn parse(bytes: Vec<u8>) -> Self {
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {text:?}"));
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let header = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+        Self { status, headers: lines.map(|line| header(line).unwrap()).collect(), body: body.to_owned() }
+    }
+
+    /// The header's one value.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let value = values.next();
+        assert_eq!(values.next(), None, "a second `{name}`");
+        value
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    pub(crate) fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The `error_description` of `WWW-Authenticate`.
+    pub(crate) fn description(&self) -> &str {
+        let challenge = self.header("www-authenticate").unwrap_or_default();
+        let description = challenge.strip_prefix("Bearer error=\"invalid_token\", error_description=\"");
+        description.and_then(|rest| rest.strip_suffix('"')).unwrap_or_else(|| panic!("no description: {self:?}"))
+    }
+}
+
+/// `GET /` with this token.
+pub(crate) async fn get(address: SocketAddr, token: &str) -> Answer {
+    let value = format!("Bearer {token}");
+    request(address, "GET", "/", &[("authorization", value.as_bytes())]).await
+}
+
+pub(crate) async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &[u8])]) -> Answer {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: backend.test\r\nconnection: close\r\n").into_bytes();
+    for (name, value) in headers {
+        head.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    head.extend(b"\r\n");
+    Answer::parse(exchange(address, &head).await)
+}
+
+/// Sends these bytes, and returns all that comes until the other side closes.
+pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    answer
+}

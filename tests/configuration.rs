@@ -1,0 +1,362 @@
+//! The real binary: what it reads from its environment, and how it starts and stops.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use common::program::command;
+use common::{FakeIssuer, KEY, NEXT_KEY, Program, claims, claims_but, fresh_token, get, request, token};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Runs it to its end; returns its exit code, its standard output and its standard error. One that starts to serve is
+/// killed, and so has no code.
+fn run(variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    run_to_the_end(command().envs(variables.iter().copied()))
+}
+
+fn run_to_the_end(command: &mut Command) -> (Option<i32>, String, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        stdout.push_str(&line.unwrap());
+        if stdout.contains("listening") {
+            child.kill().unwrap();
+        }
+    }
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    (child.wait().unwrap().code(), stdout, stderr)
+}
+
+type Variables<'a> = &'a [(&'a str, &'a str)];
+/// Project, environment, and the status that they get.
+type Callers<'a> = &'a [(&'a str, &'a str, u16)];
+
+const PROJECT: [(&str, &str); 2] = [("OIDC_TEAM_SLUG", "acme"), ("OIDC_PROJECT_NAME", "storefront")];
+
+#[test]
+fn says_every_problem_at_once_and_binds_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, stdout, stderr) = run(&[
+        // Taken: a process that binds before it reads the rest would say so.
+        ("PORT", &port),
+        ("HOST", "127.0.0.1"),
+        ("LOG_FORMAT", "xml"),
+        ("RUST_LOG", "backend=loud"),
+        ("OIDC_TEAM_SLUG", "not/a/slug"),
+        ("OIDC_PROJECT_NAME", "owner:x"),
+        ("OIDC_ENVIRONMENT", "*"),
+        ("OIDC_ISSUER_MODE", "both"),
+        ("OIDC_ISSUER", "http://oidc.vercel.com"),
+        ("OIDC_JWKS_URL", "file:///etc/passwd"),
+        ("OIDC_AUDIENCE", ","),
+        ("OIDC_CLOCK_LEEWAY_SECONDS", "301"),
+        ("OIDC_REMEMBERED_TOKENS", "many"),
+    ]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    let mut named: Vec<_> = stderr.lines().map(|line| line.split(':').next().unwrap()).collect();
+    named.sort_unstable();
+    let expected = [
+        "LOG_FORMAT",
+        "OIDC_AUDIENCE",
+        "OIDC_CLOCK_LEEWAY_SECONDS",
+        "OIDC_ENVIRONMENT",
+        "OIDC_ISSUER",
+        "OIDC_ISSUER_MODE",
+        "OIDC_JWKS_URL",
+        "OIDC_PROJECT_NAME",
+        "OIDC_REMEMBERED_TOKENS",
+        "OIDC_TEAM_SLUG",
+        "RUST_LOG",
+    ];
+    assert_eq!(named, expected, "{stderr}");
+}
+
+#[test]
+fn refuses_each_wrong_value_alone() {
+    let wrong = [
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "http"),
+        ("HOST", "not a host"),
+        ("HOST", "http://x"),
+        ("LOG_FORMAT", "JSON"),
+        ("RUST_LOG", "backend=loud"),
+        ("OIDC_TEAM_SLUG", "a b"),
+        ("OIDC_TEAM_SLUG", "a:b"),
+        ("OIDC_TEAM_SLUG", "*"),
+        ("OIDC_PROJECT_NAME", ","),
+        ("OIDC_PROJECT_NAME", "a:b"),
+        ("OIDC_PROJECT_NAME", "a,*"),
+        ("OIDC_ENVIRONMENT", "production:x"),
+        ("OIDC_ISSUER_MODE", "Team"),
+        ("OIDC_ISSUER", "acme"),
+        ("OIDC_ISSUER", "http://oidc.vercel.com/acme"),
+        ("OIDC_ISSUER", "https://user@oidc.vercel.com/acme"),
+        ("OIDC_JWKS_URL", "http://example.com"),
+        ("OIDC_JWKS_URL", "http://127.0.0.1.example.com"),
+        ("OIDC_JWKS_URL", "http://localhost.example.com"),
+        ("OIDC_JWKS_URL", "http://[::2]/"),
+        ("OIDC_JWKS_URL", "http://128.0.0.1/"),
+        ("OIDC_JWKS_URL", "http://0.0.0.0/"),
+        ("OIDC_JWKS_URL", "http://127.0.0.1@example.com/"),
+        ("OIDC_JWKS_URL", "ftp://127.0.0.1/"),
+        ("OIDC_JWKS_URL", "https://"),
+        ("OIDC_SUBJECT", " , "),
+        ("OIDC_OWNER_ID", ","),
+        ("OIDC_PROJECT_ID", ",,"),
+        ("OIDC_CLOCK_LEEWAY_SECONDS", "301"),
+        ("OIDC_CLOCK_LEEWAY_SECONDS", "-1"),
+        ("OIDC_CLOCK_LEEWAY_SECONDS", "1.5"),
+        ("OIDC_REMEMBERED_TOKENS", "-1"),
+    ];
+    for (name, value) in wrong {
+        let (code, _, stderr) = run(&[PROJECT[0], PROJECT[1], (name, value)]);
+        assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{name}={value}: {stderr}");
+        assert!(stderr.starts_with(&format!("{name}: ")), "{name}={value}: {stderr}");
+    }
+}
+
+#[test]
+fn refuses_to_start_until_issuer_audience_and_subject_are_settled() {
+    let (issuer, audience) = (("OIDC_ISSUER", "https://issuer.test"), ("OIDC_AUDIENCE", "https://api.test"));
+    let (subject, global) = (("OIDC_SUBJECT", "owner:acme:*"), ("OIDC_ISSUER_MODE", "global"));
+    let cases: [(Variables, &[&str]); 12] = [
+        (&[], &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"]),
+        (&[("OIDC_TEAM_SLUG", " "), ("OIDC_PROJECT_NAME", "")], &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"]),
+        (&[PROJECT[0]], &["OIDC_PROJECT_NAME"]),
+        (&[PROJECT[1]], &["OIDC_TEAM_SLUG"]),
+        (&[issuer, audience], &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"]),
+        (&[issuer, audience, PROJECT[1]], &["OIDC_TEAM_SLUG"]),
+        (&[issuer, subject], &["OIDC_TEAM_SLUG"]),
+        (&[audience, subject], &["OIDC_TEAM_SLUG"]),
+        (&[global, subject], &["OIDC_TEAM_SLUG"]),
+        (&[global, audience], &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"]),
+        // Half of what same-project mode needs, and all of it where the operator has chosen otherwise.
+        (&[("VERCEL_PROJECT_ID", "prj_1")], &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"]),
+        (
+            &[("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_ENV", "production"), ("OIDC_OWNER_ID", "team_1")],
+            &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"],
+        ),
+    ];
+    for (variables, named) in cases {
+        let (code, _, stderr) = run(variables);
+        let lines: Vec<_> = stderr.lines().map(|line| line.split(':').next().unwrap()).collect();
+        assert_eq!((code, lines.as_slice()), (Some(2), named), "{variables:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_a_problem_and_not_unset() {
+    use std::os::unix::ffi::OsStrExt;
+    for name in ["OIDC_TEAM_SLUG", "OIDC_OWNER_ID", "OIDC_SUBJECT", "PORT"] {
+        let mut command = command();
+        command.envs(PROJECT).env(name, std::ffi::OsStr::from_bytes(b"\xff"));
+        command.envs([("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_ENV", "production")]);
+        let (code, _, stderr) = run_to_the_end(&mut command);
+        assert_eq!(code, Some(2));
+        assert_eq!(stderr.matches(&format!("{name}: is not valid UTF-8")).count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_no_problem_of_the_settings() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, _, stderr) = run(&[PROJECT[0], PROJECT[1], ("HOST", "127.0.0.1"), ("PORT", &port)]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("PORT") && stderr.contains(&port), "{stderr}");
+}
+
+#[tokio::test]
+async fn trusts_whom_the_settings_name() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let subject = |project: &str, environment: &str| format!("owner:acme:project:{project}:environment:{environment}");
+    let cases: [(Variables, Callers); 3] = [
+        (
+            &[("OIDC_PROJECT_NAME", "a, b"), ("OIDC_ENVIRONMENT", "preview,development")],
+            &[("a", "preview", 200), ("b", "development", 200), ("a", "production", 403), ("c", "preview", 403)],
+        ),
+        (
+            &[("OIDC_SUBJECT", "owner:acme:project:web-*:environment:preview")],
+            &[
+                ("web-1", "preview", 200),
+                ("web-", "preview", 403),
+                ("web-1", "production", 403),
+                ("storefront", "production", 403),
+            ],
+        ),
+        (&[("OIDC_ENVIRONMENT", " ")], &[("storefront", "production", 200), ("storefront", "preview", 403)]),
+    ];
+    for (variables, callers) in cases {
+        let backend = Program::start(&issuer, variables).await;
+        for (project, environment, status) in callers {
+            let token = KEY.mint(&claims_but("sub", json!(subject(project, environment))));
+            assert_eq!(get(backend.address, &token).await.status, *status, "{variables:?} {project} {environment}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn settles_issuer_and_audience() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let mut other = claims_but("iss", json!("https://oidc.vercel.com"));
+    let global = KEY.mint(&other);
+    other["iss"] = json!("https://issuer.test");
+    other["aud"] = json!("https://b.test");
+    let own = KEY.mint(&other);
+    let team = token();
+    let cases: [(Variables, [u16; 3]); 3] = [
+        (&[], [200, 401, 401]),
+        (&[("OIDC_ISSUER_MODE", "global")], [401, 200, 401]),
+        (
+            &[("OIDC_ISSUER", "https://issuer.test"), ("OIDC_AUDIENCE", "https://a.test, https://b.test")],
+            [401, 401, 200],
+        ),
+    ];
+    for (variables, statuses) in cases {
+        let backend = Program::start(&issuer, variables).await;
+        for (token, status) in [&team, &global, &own].into_iter().zip(statuses) {
+            assert_eq!(get(backend.address, token).await.status, status, "{variables:?}");
+        }
+    }
+}
+
+/// A leeway of 0 to 300 s, 30 if unset.
+#[tokio::test]
+async fn allows_for_skewed_clocks() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let now = local::unix_seconds(SystemTime::now());
+    let expired = |seconds| KEY.mint(&claims_but("exp", json!(now - seconds)));
+    for (leeway, good, bad) in [("", 10, 40), ("300", 250, 310), ("60", 40, 70)] {
+        let backend = Program::start(&issuer, &[("OIDC_CLOCK_LEEWAY_SECONDS", leeway)]).await;
+        assert_eq!(get(backend.address, &expired(good)).await.status, 200, "{leeway}");
+        assert_eq!(get(backend.address, &expired(bad)).await.status, 401, "{leeway}");
+    }
+    let backend = Program::start(&issuer, &[("OIDC_CLOCK_LEEWAY_SECONDS", "0")]).await;
+    assert_eq!(get(backend.address, &expired(1)).await.status, 401);
+}
+
+#[tokio::test]
+async fn finds_the_keys_below_the_issuer() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let url = format!("http://{}", issuer.address);
+    let variables = [("OIDC_ISSUER", url.as_str()), ("OIDC_JWKS_URL", "")];
+    let backend = Program::start(&issuer, &variables).await;
+    assert_eq!(get(backend.address, &KEY.mint(&claims_but("iss", json!(url)))).await.status, 200);
+    assert_eq!(issuer.paths(), ["/.well-known/jwks"]);
+}
+
+/// Same-project mode has its keys from Vercel alone, so from here one sees only that it starts and what it says.
+#[tokio::test]
+async fn trusts_its_own_project_where_nothing_is_set() {
+    let deployment = [("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_TARGET_ENV", "staging"), ("VERCEL_ENV", "preview")];
+    for (variables, environment) in [(&deployment[..], "staging"), (&[deployment[0], deployment[2]], "preview")] {
+        let mut command = command();
+        command.envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("OIDC_TEAM_SLUG", " ")]).envs(variables.iter().copied());
+        // No name is looked up, and nothing is sent: there is no proxy at port 1.
+        command.env("HTTPS_PROXY", "http://127.0.0.1:1");
+        let mut backend = Program::spawn(command).await;
+        backend.prints(&format!("project_id `prj_1` and environment `{environment}`")).await;
+    }
+}
+
+#[tokio::test]
+async fn warns_of_each_wildcard() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let subjects = "owner:acme:project:*:environment:production,owner:acme:project:x:environment:preview";
+    let mut backend = Program::start(&issuer, &[("OIDC_SUBJECT", subjects)]).await;
+    backend.prints("fetched the issuer's keys").await;
+    let output = backend.output();
+    let warnings: Vec<_> = output.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("owner:acme:project:*:environment:production"), "{output}");
+}
+
+#[tokio::test]
+async fn logs_one_json_object_a_line() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let variables = [("LOG_FORMAT", "json"), ("RUST_LOG", "backend=debug")];
+    let backend = Program::start(&issuer, &variables).await;
+    let authorization = format!("Bearer {}", token());
+    let headers =
+        [("authorization", authorization.as_bytes()), ("x-vercel-id", b"fra1::x"), ("traceparent", b"00-1-2-01")];
+    assert_eq!(request(backend.address, "GET", "/?secret=1", &headers).await.status, 200);
+    assert_eq!(get(backend.address, "garbage").await.status, 401);
+    backend.signal("TERM");
+    let (code, output) = backend.end().await;
+    assert_eq!(code, Some(0));
+    let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let requests: Vec<_> = lines.iter().filter(|line| line["target"] == "backend::observe").collect();
+    let [accepted, refused] = requests[..] else { panic!("{output}") };
+    assert_eq!(
+        (&accepted["level"], &accepted["status"], &accepted["route"]),
+        (&json!("DEBUG"), &json!(200), &json!("/"))
+    );
+    assert_eq!((&accepted["sub"], &accepted["method"]), (&claims()["sub"], &json!("GET")));
+    assert_eq!((&accepted["x_vercel_id"], &accepted["traceparent"]), (&json!("fra1::x"), &json!("00-1-2-01")));
+    assert!(accepted["duration_ms"].is_number());
+    assert_eq!((&refused["level"], &refused["code"]), (&json!("INFO"), &json!("invalid_token")));
+    assert!(refused["reason"].as_str().unwrap().contains("compact JWS") && refused["sub"].is_null());
+    assert!(!output.contains("secret"), "{output}");
+}
+
+#[tokio::test]
+async fn logs_what_rust_log_lets() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Program::start(&issuer, &[("RUST_LOG", "backend=info")]).await;
+    assert_eq!(get(backend.address, &token()).await.status, 200);
+    assert_eq!(get(backend.address, "garbage").await.status, 401);
+    backend.signal("TERM");
+    let (_, output) = backend.end().await;
+    assert!(output.contains("refused a request") && !output.contains("answered a request"), "{output}");
+}
+
+/// It stops accepting, finishes what is in flight, and ends well.
+#[tokio::test]
+async fn stops_gracefully() {
+    for signal in ["TERM", "INT"] {
+        let issuer = FakeIssuer::start(&KEY).await;
+        issuer.hold();
+        let mut backend = Program::start(&issuer, &[]).await;
+        let address = backend.address;
+        let in_flight = tokio::spawn(async move { get(address, &token()).await });
+        let mut idle = tokio::net::TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
+        issuer.asked(1).await;
+        backend.signal(signal);
+        backend.prints("stopping").await;
+        refuses_connections(address);
+        assert!(!in_flight.is_finished());
+        // A connection that is kept for later isn't in flight.
+        assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
+        issuer.release();
+        assert_eq!(in_flight.await.unwrap().status, 200, "{signal}");
+        assert_eq!(backend.end().await.0, Some(0), "{signal}");
+    }
+}
+
+/// The listener goes a moment after the log says so.
+fn refuses_connections(address: SocketAddr) {
+    while TcpStream::connect(address).is_ok() {}
+}
+
+/// Keys that changed while it was stopped are no matter: it starts anew.
+#[tokio::test]
+async fn keeps_nothing_over_a_restart() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Program::start(&issuer, &[]).await;
+    assert_eq!(get(backend.address, &token()).await.status, 200);
+    backend.signal("INT");
+    assert_eq!(backend.end().await.0, Some(0));
+    issuer.serve_keys(&[&NEXT_KEY]);
+    let backend = Program::start(&issuer, &[]).await;
+    assert_eq!(get(backend.address, &fresh_token(&NEXT_KEY)).await.status, 200);
+    assert_eq!(get(backend.address, &token()).await.status, 401);
+}

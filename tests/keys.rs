@@ -1,0 +1,405 @@
+//! Where the backend's keys come from: a life cycle seen from both sides, with the clock moved and each fetch counted.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Backend, FakeIssuer, KEY, NEXT_KEY, Program, advance, claims, fresh_token, request, token, token_of_kid};
+use local::base64url;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn status(backend: &Backend, path: &str) -> u16 {
+    request(backend.address, "GET", path, &[]).await.status
+}
+
+/// A request that is sent now and answered later.
+fn later(backend: &Backend, token: String) -> tokio::task::JoinHandle<common::Answer> {
+    let address = backend.address;
+    tokio::spawn(async move { common::get(address, &token).await })
+}
+
+#[tokio::test]
+async fn fetches_once_at_the_start_and_holds_nobody_up() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    issuer.hold();
+    let backend = Backend::start(&issuer).await;
+    issuer.asked(1).await;
+    assert_eq!((status(&backend, "/healthz").await, status(&backend, "/readyz").await), (200, 503));
+    let waiting = later(&backend, token());
+    issuer.release();
+    backend.fetches_ended(1).await;
+    assert_eq!((status(&backend, "/healthz").await, status(&backend, "/readyz").await), (200, 200));
+    assert_eq!(waiting.await.unwrap().status, 200);
+    for _ in 0..5 {
+        assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
+    }
+    assert_eq!(issuer.fetches(), 1);
+}
+
+#[tokio::test]
+async fn is_not_ready_while_there_are_no_usable_keys() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    issuer.serve_jwks(vec![]);
+    let backend = Backend::start_ready(&issuer).await;
+    let answer = request(backend.address, "GET", "/readyz", &[]).await;
+    assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
+    // Whoever asks doesn't make it ask the issuer each time.
+    for _ in 0..5 {
+        assert_eq!(status(&backend, "/readyz").await, 503);
+    }
+    backend.turns().await;
+    assert_eq!(issuer.fetches(), 1);
+    issuer.serve_keys(&[&KEY]);
+    assert_eq!(backend.get(&token()).await.status, 200);
+    assert_eq!(status(&backend, "/readyz").await, 200);
+    advance(60 * MINUTE).await;
+    assert_eq!(status(&backend, "/readyz").await, 503);
+}
+
+#[tokio::test]
+async fn keys_are_fresh_for_ten_minutes() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    advance(10 * MINUTE - SECOND).await;
+    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
+    backend.turns().await;
+    assert_eq!(issuer.fetches(), 1);
+    advance(2 * SECOND).await;
+    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
+    backend.fetches_ended(2).await;
+    // And fresh once more, from then on.
+    advance(9 * MINUTE).await;
+    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
+    backend.turns().await;
+    assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test]
+async fn older_keys_serve_while_one_fetch_replaces_them() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    let remembered = token();
+    assert_eq!(backend.get(&remembered).await.status, 200);
+    advance(10 * MINUTE).await;
+    issuer.hold();
+    issuer.serve_keys(&[&NEXT_KEY]);
+    // A remembered token asks for the new keys just as a new one does.
+    assert_eq!(backend.get(&remembered).await.status, 200);
+    issuer.asked(2).await;
+    let mut requests = JoinSet::new();
+    for _ in 0..20 {
+        requests.spawn(later(&backend, fresh_token(&KEY)));
+    }
+    while let Some(answer) = requests.join_next().await {
+        assert_eq!(answer.unwrap().unwrap().status, 200);
+    }
+    assert_eq!(issuer.fetches(), 2);
+    issuer.release();
+    backend.fetches_ended(2).await;
+    assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
+    assert_eq!(backend.get(&remembered).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_failed_background_fetch_is_tried_again_after_30_s() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.serve(500, "", "");
+    advance(10 * MINUTE).await;
+    assert_eq!(backend.get(&token()).await.status, 200);
+    backend.fetches_ended(2).await;
+    advance(29 * SECOND).await;
+    assert_eq!(backend.get(&token()).await.status, 200);
+    backend.turns().await;
+    assert_eq!(issuer.fetches(), 2);
+    advance(SECOND).await;
+    assert_eq!(backend.get(&token()).await.status, 200);
+    backend.fetches_ended(3).await;
+    assert_eq!(issuer.fetches(), 3);
+}
+
+#[tokio::test]
+async fn an_hour_after_the_last_good_fetch_keys_serve_no_more() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    let remembered = token();
+    assert_eq!(backend.get(&remembered).await.status, 200);
+    issuer.serve(500, "", "");
+    advance(60 * MINUTE - SECOND).await;
+    assert_eq!((backend.get(&remembered).await.status, status(&backend, "/readyz").await), (200, 200));
+    backend.fetches_ended(2).await;
+    advance(SECOND).await;
+    let answer = backend.get(&remembered).await;
+    assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
+    assert_eq!(status(&backend, "/readyz").await, 503);
+    issuer.serve_keys(&[&KEY]);
+    assert_eq!(backend.get(&remembered).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_failed_first_fetch_is_tried_again_at_the_next_token() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    issuer.serve(500, "", "");
+    let backend = Backend::start_ready(&issuer).await;
+    for fetches in 2..5 {
+        let answer = backend.get(&token()).await;
+        assert_eq!((answer.status, issuer.fetches()), (503, fetches));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    // What is refused without a key asks for none.
+    assert_eq!((backend.get("garbage").await.status, issuer.fetches()), (401, 4));
+    issuer.serve_keys(&[&KEY]);
+    assert_eq!((backend.get(&token()).await.status, issuer.fetches()), (200, 5));
+}
+
+#[tokio::test]
+async fn an_unknown_kid_triggers_one_fetch_for_all_who_wait() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.hold();
+    let mut requests = JoinSet::new();
+    for of in 0..50 {
+        requests.spawn(later(&backend, token_of_kid(&format!("unknown-{}", of % 5))));
+    }
+    issuer.asked(2).await;
+    // Those who need no fetch don't wait for it.
+    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
+    issuer.release();
+    while let Some(answer) = requests.join_next().await {
+        assert_eq!(answer.unwrap().unwrap().status, 401);
+    }
+    assert_eq!(issuer.fetches(), 2);
+    // Within the cooldown no other is asked for either.
+    assert_eq!(backend.get(&token_of_kid("another")).await.status, 401);
+    advance(29 * SECOND).await;
+    assert_eq!(backend.get(&token_of_kid("another")).await.status, 401);
+    assert_eq!(issuer.fetches(), 2);
+    advance(SECOND).await;
+    assert_eq!(backend.get(&token_of_kid("another")).await.status, 401);
+    assert_eq!(issuer.fetches(), 3);
+}
+
+#[tokio::test]
+async fn a_fetch_that_brought_the_key_starts_no_cooldown() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.serve_keys(&[&KEY, &NEXT_KEY]);
+    assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
+    assert_eq!(issuer.fetches(), 2);
+    assert_eq!(backend.get(&token_of_kid("unknown")).await.status, 401);
+    assert_eq!(issuer.fetches(), 3);
+}
+
+/// "Unknown" is the issuer's word. Where it can't be asked, nobody can tell.
+#[tokio::test]
+async fn an_unknown_kid_is_no_verdict_while_the_issuer_is_down() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.serve(500, "", "");
+    let mut answers = vec![backend.get(&fresh_token(&NEXT_KEY)).await, backend.get(&fresh_token(&NEXT_KEY)).await];
+    advance(29 * SECOND).await;
+    answers.push(backend.get(&fresh_token(&NEXT_KEY)).await);
+    for answer in &answers {
+        assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
+    }
+    assert_eq!(issuer.fetches(), 2);
+    let retry_after = answers.iter().map(|answer| answer.header("retry-after").unwrap()).collect::<Vec<_>>();
+    assert_eq!(retry_after, ["30", "30", "1"]);
+    // Known keys serve on.
+    assert_eq!(backend.get(&token()).await.status, 200);
+    issuer.serve_keys(&[&KEY, &NEXT_KEY]);
+    advance(SECOND).await;
+    assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
+    assert_eq!(issuer.fetches(), 3);
+}
+
+#[tokio::test]
+async fn a_fetch_outlives_the_one_who_asked_for_it() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.hold();
+    issuer.serve_keys(&[&KEY, &NEXT_KEY]);
+    let mut leaves = TcpStream::connect(backend.address).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", fresh_token(&NEXT_KEY));
+    leaves.write_all(request.as_bytes()).await.unwrap();
+    issuer.asked(2).await;
+    let stays = later(&backend, fresh_token(&NEXT_KEY));
+    drop(leaves);
+    // An answer to somebody else: the backend has had time to see that the client is gone.
+    assert_eq!(status(&backend, "/healthz").await, 200);
+    issuer.release();
+    assert_eq!(stays.await.unwrap().status, 200);
+    assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_cooldown_starts_even_if_nobody_is_left_to_hear_of_it() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.hold();
+    let mut leaves = TcpStream::connect(backend.address).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", token_of_kid("unknown"));
+    leaves.write_all(request.as_bytes()).await.unwrap();
+    issuer.asked(2).await;
+    drop(leaves);
+    assert_eq!(status(&backend, "/healthz").await, 200);
+    issuer.release();
+    backend.fetches_ended(2).await;
+    assert_eq!(backend.get(&token_of_kid("unknown")).await.status, 401);
+    assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_has_left_is_refused_from_the_next_fetch_on() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    let remembered = token();
+    assert_eq!(backend.get(&remembered).await.status, 200);
+    issuer.serve_keys(&[&NEXT_KEY]);
+    assert_eq!(backend.get(&remembered).await.status, 200);
+    assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
+    for token in [remembered, fresh_token(&KEY)] {
+        let answer = backend.get(&token).await;
+        assert_eq!((answer.status, answer.code()), (401, "invalid_token".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_key_replaced_under_its_kid_is_another_key() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    let remembered = token();
+    assert_eq!(backend.get(&remembered).await.status, 200);
+    issuer.serve_keys(&[&common::FORGED_KEY]);
+    advance(10 * MINUTE).await;
+    assert_eq!(backend.get(&remembered).await.status, 200);
+    backend.fetches_ended(2).await;
+    assert_eq!(backend.get(&remembered).await.description(), "the token's signature is wrong");
+    assert_eq!(backend.get(&fresh_token(&common::FORGED_KEY)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_bad_document_never_replaces_good_keys() {
+    let (issuer, other) = (FakeIssuer::start(&KEY).await, FakeIssuer::start(&NEXT_KEY).await);
+    let good = json!({ "keys": [NEXT_KEY.jwk()] }).to_string();
+    let mut useless = NEXT_KEY.jwk();
+    useless["use"] = json!("enc");
+    let useless = json!({ "keys": [useless] }).to_string();
+    let redirect = format!("location: {}\r\n", other.url());
+    let bodies: Vec<Box<dyn Fn()>> = vec![
+        Box::new(|| issuer.serve(500, "", &good)),
+        Box::new(|| issuer.serve(404, "", &good)),
+        Box::new(|| issuer.serve(201, "", &good)),
+        Box::new(|| issuer.serve(203, "", &good)),
+        Box::new(|| issuer.serve(302, &redirect, &good)),
+        Box::new(|| issuer.serve(301, &redirect, "")),
+        Box::new(|| issuer.serve(307, &redirect, "")),
+        Box::new(|| issuer.serve(200, "", "")),
+        Box::new(|| issuer.serve(200, "content-type: text/html\r\n", "<!doctype html><title>Sign in</title>")),
+        Box::new(|| issuer.serve(200, "", "[]")),
+        Box::new(|| issuer.serve(200, "", format!("[[{}]]", NEXT_KEY.jwk()))),
+        Box::new(|| issuer.serve(200, "", "null")),
+        Box::new(|| issuer.serve(200, "", "{}")),
+        Box::new(|| issuer.serve(200, "", r#"{"keys":{}}"#)),
+        Box::new(|| issuer.serve(200, "", r#"{"keys":null}"#)),
+        Box::new(|| issuer.serve(200, "", r#"{"keys":[]}"#)),
+        Box::new(|| issuer.serve(200, "", &useless)),
+        Box::new(|| issuer.serve(200, "", format!("{good}{good}"))),
+        Box::new(|| issuer.serve(200, "", &good[..good.len() - 1])),
+        Box::new(|| issuer.serve(200, "", padded(&good, 256 * 1024 + 1))),
+        Box::new(|| issuer.serve(200, "", padded(&good, 10_000_000))),
+        Box::new(|| issuer.serve_bytes(format!("HTTP/1.1 200 OK\r\n\r\n{}", padded(&good, 300_000)).into_bytes())),
+        Box::new(|| issuer.serve_bytes(b"".to_vec())),
+        Box::new(|| issuer.serve_bytes(b"SSH-2.0-x\r\n".to_vec())),
+        Box::new(|| issuer.serve_bytes(format!("HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n{good}").into_bytes())),
+    ];
+    let backend = Backend::start_ready(&issuer).await;
+    for (index, serve) in bodies.iter().enumerate() {
+        serve();
+        advance(40 * SECOND).await;
+        let answer = backend.get(&fresh_token(&NEXT_KEY)).await;
+        assert_eq!((answer.status, issuer.fetches()), (503, index + 2), "reply {index}");
+        assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200, "reply {index}");
+        backend.fetches_ended(issuer.fetches()).await;
+    }
+    assert_eq!(other.fetches(), 0, "it followed a redirect");
+}
+
+/// A document of exactly so many bytes, the rest of them spaces.
+fn padded(document: &str, bytes: usize) -> String {
+    format!("{document}{}", " ".repeat(bytes - document.len()))
+}
+
+#[tokio::test]
+async fn takes_a_document_of_256_kib() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    issuer.serve(200, "", padded(&json!({ "keys": [KEY.jwk()] }).to_string(), 256 * 1024));
+    let backend = Backend::start(&issuer).await;
+    assert_eq!(backend.get(&token()).await.status, 200);
+}
+
+/// An issuer that accepts and says nothing, or starts and doesn't end, costs 5 s.
+#[tokio::test]
+async fn a_fetch_takes_5_s_at_most() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    issuer.hold();
+    let backend = Backend::start(&issuer).await;
+    issuer.asked(1).await;
+    let waiting = later(&backend, token());
+    // Its answer shows that the request before it is being answered too.
+    assert_eq!(status(&backend, "/readyz").await, 503);
+    advance(4 * SECOND).await;
+    assert_eq!(status(&backend, "/readyz").await, 503);
+    assert!(!waiting.is_finished());
+    advance(SECOND).await;
+    assert_eq!(common::patiently(waiting).await.unwrap().status, 503);
+    assert_eq!(issuer.fetches(), 1);
+}
+
+#[tokio::test]
+async fn odd_keys_spoil_no_other() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let but = |name: &str, value: serde_json::Value| {
+        let mut jwk = KEY.jwk();
+        jwk[name] = value;
+        jwk
+    };
+    let odd = vec![
+        json!(null),
+        json!("key"),
+        json!([]),
+        json!({}),
+        json!({ "kty": "EC", "crv": "P-256", "kid": "key-1", "x": "AQ", "y": "AQ" }),
+        json!({ "kty": "oct", "kid": "key-1", "k": base64url("secret") }),
+        but("kid", json!(1)),
+        but("key_ops", json!("verify")),
+        but("key_ops", json!(["sign"])),
+        but("use", json!("enc")),
+        but("alg", json!("RS512")),
+        but("alg", json!(1)),
+        but("n", json!("!")),
+        but("n", json!("AQAB")),
+    ];
+    issuer.serve_jwks(odd.into_iter().chain([KEY.jwk()]).collect());
+    let backend = Backend::start(&issuer).await;
+    assert_eq!(backend.get(&KEY.mint(&claims())).await.status, 200);
+}
+
+/// What the environment calls a proxy isn't asked for what is on this very machine.
+#[tokio::test]
+async fn fetches_from_loopback_past_any_proxy() {
+    let (issuer, proxy) = (FakeIssuer::start(&KEY).await, FakeIssuer::start(&NEXT_KEY).await);
+    let proxy_url = format!("http://{}", proxy.address);
+    let variables = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, proxy_url.as_str()));
+    let backend = Program::start(&issuer, &variables).await;
+    assert_eq!(common::get(backend.address, &token()).await.status, 200);
+    assert_eq!((issuer.fetches(), proxy.fetches()), (1, 0));
+}

@@ -1,0 +1,175 @@
+//! What holds for every input that a stranger can think of.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use backend::oidc::{KeySet, Subject, Verifier};
+use common::{FakeIssuer, KEY, claims, settings, token};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use tokio::runtime::Runtime;
+use tower::ServiceExt;
+
+/// The issuer serves for as long as this process runs, whichever test asks first.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+static VERIFIER: LazyLock<Arc<Verifier>> = LazyLock::new(|| {
+    let issuer = RUNTIME.block_on(FakeIssuer::start(&KEY));
+    let settings = settings(&issuer.url(), &[]);
+    Arc::new(Verifier::new(settings.trust, KeySet::new(settings.jwks_url), 100))
+});
+static TOKEN: LazyLock<String> = LazyLock::new(token);
+
+fn is_accepted(token: &[u8]) -> bool {
+    RUNTIME.block_on(VERIFIER.verify(token, SystemTime::now())).is_ok()
+}
+
+/// The status that the whole application answers to this header.
+fn status(authorization: &[u8]) -> Option<StatusCode> {
+    let value = HeaderValue::from_bytes(authorization).ok()?;
+    let request = Request::get("/").header(header::AUTHORIZATION, value).body(Body::empty()).unwrap();
+    Some(RUNTIME.block_on(backend::app::app(VERIFIER.clone()).oneshot(request)).unwrap().status())
+}
+
+/// One change to a token, at any place.
+#[derive(Clone, Debug)]
+enum Change {
+    Set(Index, u8),
+    Flip(Index, u32),
+    Insert(Index, u8),
+    Remove(Index),
+    Cut(Index),
+    Double(Index),
+    Swap(Index, Index),
+}
+
+impl Change {
+    fn apply(&self, token: &mut Vec<u8>) {
+        if token.is_empty() {
+            return;
+        }
+        let length = token.len();
+        match self {
+            Self::Set(at, byte) => token[at.index(length)] = *byte,
+            Self::Flip(at, bit) => token[at.index(length)] ^= 1 << bit,
+            Self::Insert(at, byte) => token.insert(at.index(length + 1), *byte),
+            Self::Remove(at) => drop(token.remove(at.index(length))),
+            Self::Cut(at) => token.truncate(at.index(length)),
+            Self::Double(at) => token.extend_from_within(at.index(length)..),
+            Self::Swap(one, other) => token.swap(one.index(length), other.index(length)),
+        }
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let base64url = select(&b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/"[..]);
+    let byte = prop_oneof![4 => base64url, 1 => any::<u8>()];
+    let at = any::<Index>;
+    prop_oneof![
+        (at(), byte.clone()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        (at(), 0..8_u32).prop_map(|(at, bit)| Change::Flip(at, bit)),
+        (at(), byte).prop_map(|(at, byte)| Change::Insert(at, byte)),
+        at().prop_map(Change::Remove),
+        at().prop_map(Change::Cut),
+        at().prop_map(Change::Double),
+        (at(), at()).prop_map(|(one, other)| Change::Swap(one, other)),
+    ]
+}
+
+/// Whether `pattern` matches by the contract's words, tried in every way: `*` is one or more characters but `:`.
+fn naive_match(pattern: &[char], text: &[char]) -> bool {
+    match (pattern, text) {
+        ([], []) => true,
+        (['*', pattern @ ..], [c, text @ ..]) if *c != ':' => {
+            // The star ends here, or takes another.
+            naive_match(pattern, text) || naive_match(&[&['*'], pattern].concat(), text)
+        }
+        ([p, pattern @ ..], [c, text @ ..]) if *p != '*' => p == c && naive_match(pattern, text),
+        _ => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_changed_token_is_never_accepted(changes in vec(change(), 1..4)) {
+        let mut changed = TOKEN.clone().into_bytes();
+        for change in &changes {
+            change.apply(&mut changed);
+        }
+        prop_assert_eq!(is_accepted(&changed), changed == TOKEN.as_bytes());
+    }
+
+    #[test]
+    fn parts_of_good_tokens_make_no_other(parts in vec((0..3_usize, 0..3_usize), 1..5)) {
+        static OTHERS: LazyLock<[String; 3]> = LazyLock::new(|| {
+            [TOKEN.clone(), KEY.mint(&common::claims_but("jti", "a".into())), KEY.mint(&common::claims_but("jti", "b".into()))]
+        });
+        let part = |(token, part): &(usize, usize)| OTHERS[*token].split('.').nth(*part).unwrap();
+        let made = parts.iter().map(part).collect::<Vec<_>>().join(".");
+        prop_assert_eq!(is_accepted(made.as_bytes()), OTHERS.contains(&made));
+    }
+
+    #[test]
+    fn any_header_gets_a_refusal(bytes in vec(any::<u8>(), 0..200), scheme in select(&["", "Bearer ", "bEARER\t", "Basic "][..])) {
+        if let Some(status) = status(&[scheme.as_bytes(), &bytes].concat()) {
+            prop_assert!(status.is_client_error(), "{status}");
+        }
+    }
+
+    #[test]
+    fn any_json_as_header_and_payload_gets_a_refusal(header in "[{}\\[\\]\":,a-z0-9RS. -]{0,60}", payload in ".{0,60}") {
+        let token = KEY.sign(header.as_bytes(), payload.as_bytes());
+        let status = status(format!("Bearer {token}").as_bytes()).unwrap();
+        prop_assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+
+    /// Well signed, whatever it says: a verdict, and no panic.
+    #[test]
+    fn any_signed_payload_gets_a_verdict(payload in prop_oneof![vec(any::<u8>(), 0..100), ".{0,100}".prop_map(String::into_bytes)]) {
+        let token = KEY.sign(br#"{"alg":"RS256","kid":"key-1"}"#, &payload);
+        prop_assert_eq!(status(format!("Bearer {token}").as_bytes()), Some(StatusCode::UNAUTHORIZED));
+    }
+
+    #[test]
+    fn any_claim_of_any_value_gets_a_verdict(
+        name in select(&["iss", "aud", "sub", "exp", "nbf", "iat", "jti", "owner", "environment"][..]),
+        value in prop_oneof![any::<f64>().prop_map(|n| n.to_string()), any::<i128>().prop_map(|n| n.to_string()),
+            ".*".prop_map(|text| serde_json::to_string(&text).unwrap()), Just("[]".into()), Just("{}".into())],
+    ) {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove(name);
+        let payload = format!("{{\"{name}\":{value},{}", &claims.to_string()[1..]);
+        let token = KEY.sign(br#"{"alg":"RS256","kid":"key-1"}"#, payload.as_bytes());
+        if let Some(status) = status(format!("Bearer {token}").as_bytes()) {
+            prop_assert!([200, 401, 403].contains(&status.as_u16()), "{status}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_what_they_say(pattern in "[ab:*é]{0,8}", text in "[ab:*é]{0,10}") {
+        let chars = |text: &str| text.chars().collect::<Vec<_>>();
+        prop_assert_eq!(Subject::new(&*pattern).matches(&text), naive_match(&chars(&pattern), &chars(&text)), "{} {}", pattern, text);
+    }
+
+    /// A pattern and a text that was made from it, so that matches aren't rare.
+    #[test]
+    fn patterns_match_what_was_made_from_them(pieces in vec(("[ab:]{0,3}", "[ab]{1,4}"), 0..4), last in "[ab:]{0,3}") {
+        let pattern: String = pieces.iter().map(|(literal, _)| format!("{literal}*")).collect::<String>() + &last;
+        let text: String = pieces.iter().map(|(literal, star)| format!("{literal}{star}")).collect::<String>() + &last;
+        prop_assert!(Subject::new(&*pattern).matches(&text), "{} {}", pattern, text);
+    }
+}
+
+#[test]
+fn the_unchanged_token_is_accepted() {
+    assert!(is_accepted(TOKEN.as_bytes()));
+    assert_eq!(status(format!("Bearer {}", *TOKEN).as_bytes()), Some(StatusCode::OK));
+}

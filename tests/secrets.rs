@@ -1,0 +1,122 @@
+//! A token is a secret: whatever is sent, and however much is logged, it comes out nowhere.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use backend::oidc::{KeySet, Verifier};
+use common::{FORGED_KEY, FakeIssuer, KEY, Program, claims, claims_but, exchange, fresh_token, settings, token_of_kid};
+use serde_json::json;
+
+/// Every sort of token there is, good and bad.
+fn tokens() -> Vec<String> {
+    vec![
+        fresh_token(&KEY),
+        FORGED_KEY.mint(&claims()),
+        KEY.mint(&claims_but("exp", json!(1))),
+        KEY.mint(&claims_but("iss", json!("https://other.test"))),
+        KEY.mint(&claims_but("aud", json!(["https://other.test"]))),
+        KEY.mint(&claims_but("sub", json!("owner:other"))),
+        KEY.mint(&claims_but("sub", json!(1))),
+        KEY.mint(&claims_but("x", json!("x".repeat(8000)))),
+        KEY.sign(br#"{"alg":"none","kid":"key-1"}"#, claims().to_string().as_bytes()),
+        KEY.sign(b"{}", claims().to_string().as_bytes()),
+        token_of_kid("unknown"),
+    ]
+}
+
+/// The token, and the parts of it that would help whoever finds them: payload and signature.
+fn assert_hides(token: &str, text: &str, whose: &str) {
+    let (signing_input, signature) = token.rsplit_once('.').unwrap();
+    let payload = signing_input.split_once('.').unwrap().1;
+    // A start or an end of them would be enough.
+    for part in [payload, signature] {
+        for piece in [&part[..part.len().min(40)], &part[part.len().saturating_sub(40)..]] {
+            assert!(!text.contains(piece), "{whose} holds `{piece}` of {token}:\n{text}");
+        }
+    }
+}
+
+/// All places where a client may put a token, right and wrong ones.
+fn requests(token: &str) -> Vec<String> {
+    let head = |line: &str, headers: &str| format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+    vec![
+        head("GET /", &format!("authorization: Bearer {token}\r\n")),
+        head("HEAD /", &format!("authorization: Bearer {token}\r\n")),
+        head("POST /", &format!("authorization: Bearer {token}\r\n")),
+        head("GET /nope", &format!("authorization: bearer {token}\r\n")),
+        head("GET /readyz", &format!("authorization: Bearer {token}\r\n")),
+        head("GET /", &format!("authorization: Bearer {token} {token}\r\n")),
+        head("GET /", &format!("authorization: Bearer {token}\r\nauthorization: Bearer {token}\r\n")),
+        head("GET /", &format!("authorization: Basic {token}\r\n")),
+        head("GET /", &format!("authorization: {token}\r\n")),
+        head("GET /", &format!("cookie: token={token}\r\nx-vercel-oidc-token: {token}\r\n")),
+        head(&format!("GET /?access_token={token}"), ""),
+        head(&format!("GET /{token}"), &format!("authorization: Bearer {token}\r\n")),
+        // Not HTTP: what is wrong with it goes to the log.
+        head("GET /", &format!("authorization: Bearer {token}\0\r\n")),
+        head("GET /", &format!("authorization {token}\r\n")),
+        format!("{token}\r\n\r\n"),
+    ]
+}
+
+#[tokio::test]
+async fn no_log_line_and_no_answer_holds_a_token() {
+    for format in ["text", "json"] {
+        let (issuer, down) = (FakeIssuer::start(&KEY).await, FakeIssuer::start(&KEY).await);
+        down.serve(500, "", "");
+        let variables = [("LOG_FORMAT", format), ("RUST_LOG", "trace")];
+        for issuer in [issuer, down] {
+            let backend = Program::start(&issuer, &variables).await;
+            let tokens = tokens();
+            for token in &tokens {
+                for request in requests(token) {
+                    let answer = exchange(backend.address, request.as_bytes()).await;
+                    assert_hides(token, &String::from_utf8(answer).unwrap(), "an answer");
+                }
+            }
+            backend.signal("TERM");
+            let (code, output) = backend.end().await;
+            assert_eq!(code, Some(0));
+            // It did log, all of it.
+            assert!(output.matches("a request").count() > 100 && output.contains("TRACE"), "{output}");
+            for token in &tokens {
+                assert_hides(token, &output, "the log");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_debug_output_holds_a_token() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let settings = settings(&issuer.url(), &[]);
+    let shown = format!("{settings:?} {:#?}", settings.clone());
+    let keys = KeySet::new(settings.jwks_url);
+    let verifier = Verifier::new(settings.trust, keys.clone(), 10);
+    let soon = SystemTime::now() + Duration::from_secs(1);
+    for token in tokens() {
+        let result = verifier.verify(token.as_bytes(), soon).await;
+        let caller = result.as_ref().ok().cloned().map(backend::auth::VerifiedCaller);
+        let text = format!("{shown} {result:?} {result:#?} {caller:?} {keys:?}");
+        assert_hides(&token, &text, "Debug");
+        let json = local_payload(&token);
+        assert!(!text.contains(&json), "{text}");
+        // Nor as a list of bytes.
+        assert!(!text.contains(&format!("{:?}", json.as_bytes()).trim_matches(['[', ']'])[..40]), "{text}");
+        if let Err(error) = result {
+            assert_hides(&token, &error.to_string(), "Display");
+            let problem = backend::problem::Problem::from(error);
+            assert_hides(&token, &format!("{problem:?}"), "the problem");
+        }
+    }
+}
+
+/// The payload as its maker wrote it.
+fn local_payload(token: &str) -> String {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    let payload = token.split('.').nth(1).unwrap();
+    String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
