@@ -10,6 +10,7 @@ pub mod oidc;
 pub mod problem;
 mod serve;
 pub mod settings;
+mod variables;
 
 use std::io;
 use std::sync::Arc;

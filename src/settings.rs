@@ -5,7 +5,6 @@
 //! read is never skipped.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,6 +12,8 @@ use reqwest::Url;
 use tracing_subscriber::filter::Targets;
 
 use crate::oidc::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience};
+pub use crate::variables::Problems;
+use crate::variables::Variables;
 
 const TEAM_SLUG: &str = "OIDC_TEAM_SLUG";
 const PROJECT_NAME: &str = "OIDC_PROJECT_NAME";
@@ -60,18 +61,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// All that is wrong with the settings: a line each, which begins with the variable's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(Vec<String>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for Problems {}
-
 impl Settings {
     /// Reads the settings, for example with [`std::env::var_os`].
     ///
@@ -91,27 +80,27 @@ impl Settings {
     ///
     /// [`Problems`]: every variable that is missing or wrong.
     pub fn read<V: Into<OsString>>(variable: impl Fn(&str) -> Option<V>) -> Result<Self, Problems> {
-        let mut reader = Reader { variable, problems: Vec::new() };
-        let host = reader.parsed("HOST", "0.0.0.0".into(), "an IP address or a host name", host);
-        let port = reader.parsed("PORT", 3001, "a port: 0 to 65535", |text| text.parse().ok());
-        let log_format = reader.parsed("LOG_FORMAT", LogFormat::Text, "`text` or `json`", |text| match text {
+        let mut variables = Variables::new(variable);
+        let host = variables.parsed("HOST", "0.0.0.0".into(), "an IP address or a host name", host);
+        let port = variables.parsed("PORT", 3001, "a port: 0 to 65535", |text| text.parse().ok());
+        let log_format = variables.parsed("LOG_FORMAT", LogFormat::Text, "`text` or `json`", |text| match text {
             "text" => Some(LogFormat::Text),
             "json" => Some(LogFormat::Json),
             _ => None,
         });
         let expected = "a level such as `info`, or a list such as `backend=debug,warn`";
         let info = Targets::new().with_default(tracing::Level::INFO);
-        let log_filter = reader.parsed("RUST_LOG", info, expected, |text| text.parse().ok());
-        let leeway = reader.parsed("OIDC_CLOCK_LEEWAY_SECONDS", 30, "seconds: 0 to 300", |text| {
+        let log_filter = variables.parsed("RUST_LOG", info, expected, |text| text.parse().ok());
+        let leeway = variables.parsed("OIDC_CLOCK_LEEWAY_SECONDS", 30, "seconds: 0 to 300", |text| {
             text.parse().ok().filter(|seconds| *seconds <= MAX_LEEWAY_SECONDS)
         });
         let remembered =
-            reader.parsed("OIDC_REMEMBERED_TOKENS", 10_000, "a number of tokens: 0 to 4294967295", |text| {
+            variables.parsed("OIDC_REMEMBERED_TOKENS", 10_000, "a number of tokens: 0 to 4294967295", |text| {
                 text.parse::<u32>().ok()
             });
-        let trusted = reader.trusted();
+        let trusted = variables.trusted();
         match trusted {
-            Some((who, jwks_url)) if reader.problems.is_empty() => Ok(Self {
+            Some((who, jwks_url)) if variables.are_right() => Ok(Self {
                 host,
                 port,
                 log_format,
@@ -120,58 +109,12 @@ impl Settings {
                 jwks_url,
                 remembered_tokens: remembered as usize,
             }),
-            _ => Err(Problems(reader.problems)),
+            _ => Err(variables.into_problems()),
         }
     }
 }
 
-struct Reader<F> {
-    variable: F,
-    problems: Vec<String>,
-}
-
-impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Reader<F> {
-    /// The variable's value. Blank counts as unset.
-    fn text(&mut self, name: &str) -> Option<String> {
-        match (self.variable)(name)?.into().into_string() {
-            Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-            Err(_) => {
-                self.problem(name, "is not valid UTF-8");
-                None
-            }
-        }
-    }
-
-    fn problem(&mut self, name: &str, problem: impl fmt::Display) {
-        let problem = format!("{name}: {problem}");
-        // A variable may be read more than once.
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
-        }
-    }
-
-    fn parsed<T>(&mut self, name: &str, default: T, expected: &str, parse: impl Fn(&str) -> Option<T>) -> T {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
-        parse(&text).unwrap_or_else(|| {
-            // Enough to recognise a slip of the pen by, too little to print a secret that went to the wrong variable.
-            let start: String = text.chars().take(24).flat_map(char::escape_debug).collect();
-            self.problem(name, format_args!("`{start}` is not {expected}"));
-            default
-        })
-    }
-
-    fn list(&mut self, name: &str) -> Option<Vec<String>> {
-        let text = self.text(name)?;
-        let values: Vec<_> =
-            text.split(',').map(str::trim).filter(|value| !value.is_empty()).map(String::from).collect();
-        if values.is_empty() {
-            self.problem(name, "holds nothing but commas: list at least one value, or unset it");
-        }
-        Some(values)
-    }
-
+impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
     /// Names that are parts of a subject. A `:` in one would move the parts after it, and a `*` would make it a
     /// pattern.
     fn names(&mut self, name: &str) -> Option<Vec<String>> {
@@ -180,17 +123,6 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Reader<F> {
             self.problem(name, format_args!("takes plain names, without `:` and `*`: for a pattern set {SUBJECT}"));
         }
         Some(names)
-    }
-
-    fn url(&mut self, name: &str) -> Option<String> {
-        let text = self.text(name)?;
-        if !Url::parse(&text).is_ok_and(|url| is_allowed(&url)) {
-            self.problem(
-                name,
-                "must be an https URL without user or fragment (plain http only to 127.0.0.0/8, [::1] or localhost)",
-            );
-        }
-        Some(text)
     }
 
     /// Whom to trust, and where the keys are; or nothing, and a problem that says why.
@@ -261,13 +193,6 @@ fn host(text: &str) -> Option<String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     (is_name || bare.parse::<IpAddr>().is_ok()).then(|| bare.to_owned())
-}
-
-fn is_allowed(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    is_bare && (url.scheme() == "https" || url.scheme() == "http" && is_loopback)
 }
 
 #[cfg(test)]

@@ -3,16 +3,17 @@
 //! [`KeySet`] fetches a JWK Set (RFC 7517, section 5) and answers for its keys. It guarantees that at most one fetch
 //! runs at a time, that its result is shared by all who wait and survives whoever asked for it, that no answer waits
 //! for a fetch it doesn't need, and that a bad document never replaces good keys. Time is tokio's, which tests can
-//! move. How a document is read is [`jwk`](super::jwk)'s matter.
+//! move. How a document is fetched is [`fetch`](super::fetch)'s matter, how it is read [`jwk`](super::jwk)'s.
 
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, Url, redirect, retry};
-use tokio::sync::{OnceCell, watch};
+use reqwest::Url;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::jwk::{BadDocument, Key, Keys};
+use super::fetch::Source;
+use super::jwk::{Key, Keys};
 
 /// How long keys serve before a fetch replaces them in the background.
 const FRESH: Duration = Duration::from_secs(10 * 60);
@@ -21,19 +22,13 @@ const USABLE: Duration = Duration::from_secs(60 * 60);
 /// How long a failed background fetch, or one that an unknown `kid` caused in vain, holds back the next of its sort:
 /// what a stranger can make this process ask of the issuer.
 const COOLDOWN: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Vercel's document is about 1 KiB.
-const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
-
 /// The keys of one issuer. Clones share them.
 #[derive(Clone, Debug)]
 pub struct KeySet(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    url: Url,
-    client: OnceCell<Client>,
+    source: Source,
     /// Never held across an `.await`, so that readers wait for nobody.
     state: RwLock<State>,
 }
@@ -78,7 +73,7 @@ enum Step {
 impl KeySet {
     /// The keys at this URL. Nothing is fetched before [`prefetch`](Self::prefetch) or the first token.
     pub fn new(url: Url) -> Self {
-        Self(Arc::new(Shared { url, client: OnceCell::new(), state: RwLock::default() }))
+        Self(Arc::new(Shared { source: Source::new(url), state: RwLock::default() }))
     }
 
     /// Starts a fetch, unless keys are held, one is running, or one has failed just now. Doesn't wait for it.
@@ -156,7 +151,7 @@ impl KeySet {
         let (key_set, wanted) = (self.clone(), wanted.map(String::from));
         tokio::spawn(async move {
             let began = Instant::now();
-            let fetched = key_set.0.download().await;
+            let fetched = key_set.0.source.fetch().await;
             let duration_ms = began.elapsed().as_millis() as u64;
             let mut state = key_set.write();
             let now = Instant::now();
@@ -166,9 +161,7 @@ impl KeySet {
                     (state.held, state.failed) = (Some(Held { keys, since: now }), None);
                 }
                 Err(error) => {
-                    let mut url = key_set.0.url.clone();
-                    // A query may hold a secret.
-                    url.set_query(None);
+                    let url = key_set.0.source.url_to_show();
                     tracing::warn!(error = chain(&error), duration_ms, %url, "could not fetch the issuer's keys");
                     state.failed = Some(now);
                 }
@@ -214,51 +207,6 @@ impl State {
 
 fn within(event: Option<Instant>, period: Duration) -> bool {
     event.is_some_and(|event| event.elapsed() < period)
-}
-
-/// What can go wrong with a fetch, for the operator's log. The URL is not in it, for it may hold a query.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("no HTTPS client: are certificate authorities installed (package `ca-certificates`, or SSL_CERT_FILE)?")]
-    Client(#[source] reqwest::Error),
-    #[error("no answer")]
-    Request(#[from] reqwest::Error),
-    #[error("status {0}, expected 200")]
-    Status(StatusCode),
-    #[error("more than {MAX_DOCUMENT_BYTES} bytes")]
-    TooLarge,
-    #[error(transparent)]
-    Document(#[from] BadDocument),
-}
-
-impl Shared {
-    async fn download(&self) -> Result<Keys, FetchError> {
-        let client = self.client.get_or_try_init(|| async { client(&self.url) }).await.map_err(FetchError::Client)?;
-        let mut response = client.get(self.url.clone()).send().await.map_err(reqwest::Error::without_url)?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
-        }
-        let mut document = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-            if document.len() + chunk.len() > MAX_DOCUMENT_BYTES {
-                return Err(FetchError::TooLarge);
-            }
-            document.extend_from_slice(&chunk);
-        }
-        Ok(Keys::parse(&document)?)
-    }
-}
-
-fn client(url: &Url) -> reqwest::Result<Client> {
-    let client = Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(FETCH_TIMEOUT)
-        .redirect(redirect::Policy::none())
-        .retry(retry::never())
-        // A connection kept for ten minutes would only be found closed.
-        .pool_max_idle_per_host(0);
-    // Plain http is for loopback: no proxy reaches it, and it must work where no certificate authority is installed.
-    if url.scheme() == "http" { client.no_proxy().tls_certs_only([]) } else { client }.build()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -35,9 +35,11 @@
 
 mod claims;
 mod error;
+mod fetch;
 mod jwk;
 mod key_set;
 mod memory;
+mod subject;
 mod token;
 mod trust;
 
@@ -47,7 +49,8 @@ use std::time::{Duration, SystemTime};
 pub use claims::{Audience, Claims};
 pub use error::{Forbidden, Invalid};
 pub use key_set::KeySet;
-pub use trust::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience};
+pub use subject::Subject;
+pub use trust::{Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience};
 
 use key_set::NoKey;
 use memory::Memory;
