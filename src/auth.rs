@@ -35,6 +35,23 @@ use crate::problem::Problem;
 ///     Router::new().route("/", get(hello)).with_state(verifier)
 /// }
 /// ```
+///
+/// A rule for a single route is a look at the claims:
+///
+/// ```
+/// use axum::http::StatusCode;
+/// use backend::{auth::VerifiedCaller, problem::Problem};
+///
+/// async fn publish(VerifiedCaller(claims): VerifiedCaller) -> Result<&'static str, Problem> {
+///     if claims.environment.as_deref() != Some("production") {
+///         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Only production may publish."));
+///     }
+///     Ok("published")
+/// }
+/// # fn app() -> axum::Router<std::sync::Arc<backend::oidc::Verifier>> {
+/// #     axum::Router::new().route("/", axum::routing::post(publish))
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct VerifiedCaller(pub Arc<Claims>);
 
@@ -56,6 +73,19 @@ where
 
 /// Middleware: lets only verified callers through to whatever is under it. The answer carries the caller among its
 /// extensions, and the time that the verification took as `Server-Timing`.
+///
+/// ```
+/// use axum::{Router, middleware, routing::get};
+/// use backend::{auth, oidc::Verifier};
+/// use std::sync::Arc;
+///
+/// fn app(verifier: Arc<Verifier>) -> Router {
+///     Router::new()
+///         .route("/", get(|| async { "for verified callers" }))
+///         .layer(middleware::from_fn_with_state(verifier.clone(), auth::require))
+///         .with_state(verifier)
+/// }
+/// ```
 pub async fn require(State(verifier): State<Arc<Verifier>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let began = Instant::now();
