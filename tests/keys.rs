@@ -158,6 +158,9 @@ async fn a_failed_first_fetch_is_tried_again_at_the_next_token() {
     assert_eq!((backend.get("garbage").await.status, issuer.fetches()), (401, 4));
     issuer.serve_keys(&[&KEY]);
     assert_eq!((backend.get(&token()).await.status, issuer.fetches()), (200, 5));
+    // While there were no keys, no `kid` was unknown: what failed then holds back no fetch for a new one.
+    issuer.serve_keys(&[&KEY, &NEXT_KEY]);
+    assert_eq!((backend.get(&fresh_token(&NEXT_KEY)).await.status, issuer.fetches()), (200, 6));
 }
 
 #[tokio::test]

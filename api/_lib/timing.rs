@@ -9,6 +9,8 @@ use crate::problem::holds_part_of;
 use crate::token::Token;
 
 const NAME: &str = "server-timing";
+/// What this end measures itself.
+const STEPS: [&str; 3] = ["token", "exchange", "backend"];
 /// The most of the backend's entries that is carried through.
 const MAX_CARRIED_BYTES: usize = 1024;
 
@@ -24,16 +26,27 @@ impl Timing {
         let _ = write!(self.0, "{separator}{name};dur={:.2}", started.elapsed().as_secs_f64() * 1000.0);
     }
 
-    /// Carries the backend's own entries through, if they are well formed, short, and without any part of the token.
+    /// Carries the backend's own entries through, if they are well formed, short, without any part of the token, and don't
+    /// pass for one of this end's steps.
     pub(crate) fn carry(&mut self, headers: &HeaderMap, token: &Token) {
         let mut room = MAX_CARRIED_BYTES;
         for value in headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok()) {
             // An open quote would swallow what follows it.
-            let well_formed = !value.trim().is_empty() && !value.contains('\\') && value.matches('"').count() % 2 == 0;
-            if well_formed && value.len() <= room && !holds_part_of(value, token) {
-                room -= value.len();
-                self.0.push_str(", ");
-                self.0.push_str(value);
+            if value.contains('\\') || value.matches('"').count() % 2 != 0 || holds_part_of(value, token) {
+                continue;
+            }
+            let mut quoted = false;
+            let entries = value.split(|c| {
+                quoted ^= c == '"';
+                c == ',' && !quoted
+            });
+            for entry in entries.map(str::trim).filter(|entry| !entry.is_empty()) {
+                let name = entry.split([';', ' ']).next().unwrap_or_default();
+                if STEPS.iter().all(|step| !step.eq_ignore_ascii_case(name)) && entry.len() <= room {
+                    room -= entry.len();
+                    self.0.push_str(", ");
+                    self.0.push_str(entry);
+                }
             }
         }
     }

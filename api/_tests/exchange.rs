@@ -91,14 +91,16 @@ async fn a_thousand_results_are_kept_and_no_more() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_mention_an_expiry_is_not_kept() {
-    let exchange = Stub::always(ok(&json!({ "token": "swapped" }))).await;
-    let backend = Stub::good().await;
-    let function = start(&backend, &exchange.url()).await;
-    for _ in 0..2 {
-        assert_eq!(function.call_with("own").await.status, 200);
+async fn an_answer_without_a_time_to_go_by_is_used_and_not_kept() {
+    for body in [json!({ "token": "swapped" }), json!({ "token": "swapped", "expiry": "tomorrow" })] {
+        let exchange = Stub::always(ok(&body)).await;
+        let backend = Stub::good().await;
+        let function = start(&backend, &exchange.url()).await;
+        for _ in 0..2 {
+            assert_eq!(function.call_with("own").await.status, 200);
+        }
+        assert_eq!(exchange.requests().len(), 2, "{body}");
     }
-    assert_eq!(exchange.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ impl KeySet {
         match state.get(kid) {
             Some(key) => Ok(key.clone()),
             None => {
-                state.missed = Some(Instant::now());
+                state.miss();
                 Err(state.no_key())
             }
         }
@@ -167,7 +167,7 @@ impl KeySet {
                 }
             }
             if wanted.is_some_and(|kid| state.get(&kid).is_none()) {
-                state.missed = Some(now);
+                state.miss();
             }
             drop(end);
         });
@@ -191,6 +191,13 @@ impl State {
 
     fn get(&self, kid: &str) -> Option<&Arc<Key>> {
         self.live()?.keys.get(kid)
+    }
+
+    /// Somebody's `kid` was not to be had. While there are no keys at all, that says nothing about it.
+    fn miss(&mut self) {
+        if self.live().is_some() {
+            self.missed = Some(Instant::now());
+        }
     }
 
     fn no_key(&self) -> NoKey {

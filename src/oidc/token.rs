@@ -67,12 +67,14 @@ pub(super) fn decode(part: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(part).ok()
 }
 
-/// Reads a JSON object. Serde would fill a struct from an array as well, member by member in order.
+/// Reads a JSON object in UTF-8. Serde would fill a struct from an array as well, member by member in order, and would not
+/// look at the bytes of members that are passed over.
 pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
-    if !json.trim_ascii_start().starts_with(b"{") {
+    let json = std::str::from_utf8(json).ok()?;
+    if !json.trim_ascii_start().starts_with('{') {
         return None;
     }
-    serde_json::from_slice(json).ok()
+    serde_json::from_str(json).ok()
 }
 
 /// For an optional member: `null` is not the same as absent, where serde's own `Option` takes it so.
@@ -131,5 +133,11 @@ mod tests {
             assert_eq!(UnverifiedToken::parse(token.as_bytes()).err(), Some(Invalid::NotCompactJws), "{token}");
         }
         assert_eq!(UnverifiedToken::parse(b"\xff.\xff.\xff").err(), Some(Invalid::NotCompactJws));
+    }
+
+    #[test]
+    fn json_is_utf8_even_where_nobody_reads_it() {
+        assert!(object::<Header>("{\"alg\":\"RS256\",\"kid\":\"a\",\"x\":\"\u{e9}\"}".as_bytes()).is_some());
+        assert!(object::<Header>(b"{\"alg\":\"RS256\",\"kid\":\"a\",\"x\":\"\xff\"}").is_none());
     }
 }
