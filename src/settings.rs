@@ -11,7 +11,7 @@ use std::time::Duration;
 use reqwest::Url;
 use tracing_subscriber::filter::Targets;
 
-use crate::oidc::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience};
+use crate::oidc::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
 pub use crate::variables::Problems;
 use crate::variables::Variables;
 
@@ -147,7 +147,7 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
         });
         let issuer = self.url(ISSUER).or_else(|| match &team {
             _ if is_global => Some(VERCEL_ISSUER.into()),
-            team => team.as_ref().map(|team| format!("{VERCEL_ISSUER}/{team}")),
+            team => team.as_deref().map(vercel_issuer),
         });
         let audiences = self.list(AUDIENCE).or_else(|| Some(vec![vercel_audience(team.as_ref()?)]));
         let subjects = self.list(SUBJECT);

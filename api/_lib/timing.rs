@@ -26,8 +26,8 @@ impl Timing {
         let _ = write!(self.0, "{separator}{name};dur={:.2}", started.elapsed().as_secs_f64() * 1000.0);
     }
 
-    /// Carries the backend's own entries through, if they are well formed, short, without any part of the token, and don't
-    /// pass for one of this end's steps.
+    /// Carries the backend's own entries through, if they are well formed, short, without any part of the token, and
+    /// don't pass for one of this end's steps.
     pub(crate) fn carry(&mut self, headers: &HeaderMap, token: &Token) {
         let mut room = MAX_CARRIED_BYTES;
         for value in headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok()) {

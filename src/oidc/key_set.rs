@@ -51,13 +51,11 @@ struct Held {
 }
 
 /// Why there is no key for a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoKey {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoKey {
     /// The issuer has answered, and its key set has no usable key of this `kid`: the token's fault.
-    #[error("the token's `kid` names no usable key of the issuer")]
     Unknown,
     /// The issuer's keys can't be had now, so nobody can tell.
-    #[error("the issuer's keys can't be fetched")]
     Unavailable {
         /// When asking again may help.
         retry_after: Duration,

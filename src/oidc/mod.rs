@@ -50,7 +50,7 @@ pub use claims::{Audience, Claims};
 pub use error::{Forbidden, Invalid};
 pub use key_set::KeySet;
 pub use subject::Subject;
-pub use trust::{Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience};
+pub use trust::{Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
 
 use key_set::NoKey;
 use memory::Memory;

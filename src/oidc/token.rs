@@ -67,8 +67,8 @@ pub(super) fn decode(part: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(part).ok()
 }
 
-/// Reads a JSON object in UTF-8. Serde would fill a struct from an array as well, member by member in order, and would not
-/// look at the bytes of members that are passed over.
+/// Reads a JSON object in UTF-8. Serde would fill a struct from an array as well, member by member in order, and would
+/// not look at the bytes of members that are passed over.
 pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
     let json = std::str::from_utf8(json).ok()?;
     if !json.trim_ascii_start().starts_with('{') {

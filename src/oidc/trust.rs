@@ -72,7 +72,7 @@ impl Trust {
     pub fn project(team: &str, project: &str, environment: &str) -> Self {
         Self {
             who: Trusted::Subjects {
-                issuer: format!("{VERCEL_ISSUER}/{team}"),
+                issuer: vercel_issuer(team),
                 audiences: vec![vercel_audience(team)],
                 subjects: vec![Subject::of(team, project, environment)],
                 owner_ids: None,
@@ -98,11 +98,13 @@ impl Trust {
 
     fn judge_issuer(&self, claims: &Claims) -> Result<(), Invalid> {
         let found = claims.iss.as_deref();
-        let (accepted, expected) = match &self.who {
-            Trusted::Subjects { issuer, .. } => (found == Some(issuer), issuer.clone()),
-            Trusted::SameProject { .. } => (found.is_some_and(is_vercel_issuer), format!("{VERCEL_ISSUER}/TEAM")),
+        let expected = match &self.who {
+            Trusted::Subjects { issuer, .. } if found == Some(issuer) => return Ok(()),
+            Trusted::SameProject { .. } if found.is_some_and(is_vercel_issuer) => return Ok(()),
+            Trusted::Subjects { issuer, .. } => issuer.clone(),
+            Trusted::SameProject { .. } => vercel_issuer("TEAM"),
         };
-        if accepted { Ok(()) } else { Err(Invalid::Issuer { found: claims.iss.clone(), expected }) }
+        Err(Invalid::Issuer { found: claims.iss.clone(), expected })
     }
 
     fn judge_audience(&self, claims: &Claims) -> Result<(), Invalid> {
@@ -123,7 +125,7 @@ impl Trust {
     }
 
     fn judge_time(&self, claims: &Claims, now: SystemTime) -> Result<(), Invalid> {
-        // Before 1970 no token is good: every one then counts as not valid yet.
+        // A clock that is set before 1970 reads as 1970, when no token was good that says from when it is.
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let leeway = self.leeway.as_secs_f64();
         let exp = claims.exp.ok_or(Invalid::NoExpiry)?;
@@ -155,6 +157,11 @@ impl Trust {
             }
         }
     }
+}
+
+/// Who issues a team's tokens in team issuer mode.
+pub fn vercel_issuer(team: &str) -> String {
+    format!("{VERCEL_ISSUER}/{team}")
 }
 
 /// Whom a team's tokens are for, unless they were exchanged.
