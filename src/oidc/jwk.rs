@@ -31,6 +31,11 @@ impl PartialEq for Key {
 }
 
 impl Key {
+    /// What the key calls itself.
+    pub(super) fn kid(&self) -> &str {
+        &self.kid
+    }
+
     /// Whether this key has signed the token, as RS256 has it (RFC 7518, section 3.3): RSASSA-PKCS1-v1_5 with SHA-256.
     pub(super) fn verify(&self, token: &UnverifiedToken<'_>) -> Result<(), Invalid> {
         let signature = decode(token.signature).ok_or(Invalid::Signature)?;

@@ -93,7 +93,7 @@ impl KeySet {
     ///
     /// [`NoKey::Unknown`] where the issuer doesn't have it, [`NoKey::Unavailable`] where the issuer can't be asked.
     pub(super) async fn key(&self, kid: &str) -> Result<Arc<Key>, NoKey> {
-        if let Some(held) = self.read().live().filter(|held| held.since.elapsed() < FRESH)
+        if let Some(held) = self.read().held.as_ref().filter(|held| held.since.elapsed() < FRESH)
             && let Some(key) = held.keys.get(kid)
         {
             return Ok(key.clone());

@@ -1,50 +1,73 @@
 //! Tokens verified before, until they expire, are pushed out, or their key goes.
 //!
-//! A function sends the same token for up to 45 minutes, so its signature need not be verified each time. What is
-//! remembered proves the signature alone: whether the claims are accepted is judged anew each time. Tokens are kept as
-//! SHA-256 digests, so a dump of this memory holds none.
+//! A function sends the same token for up to 45 minutes, so all that can't change need not be verified each time: its
+//! signature and its claims. What can, the time and the issuer's keys, [`Verifier`](super::Verifier) judges anew.
+//!
+//! Tokens are kept as SHA-256 digests, so a dump of this memory holds none but the last one. That one is compared as it
+//! is: most often a single function calls, and to hash its token would take longer than all the rest of a verification.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::digest;
 use quick_cache::sync::Cache;
 
 use super::claims::Claims;
 use super::jwk::Key;
+use super::token::MAX_TOKEN_BYTES;
 
-/// A bounded map from a token's digest to the claims in it and the key that signed it.
-pub(super) struct Memory(Option<Cache<[u8; 32], Remembered>>);
+/// A bounded map from a token to the claims in it and the key that signed it.
+pub(super) struct Memory(Option<Tokens>);
+
+struct Tokens {
+    /// The one remembered last, which is in the map as well, unless it has been pushed out.
+    last: RwLock<Option<(Box<[u8]>, Remembered)>>,
+    by_digest: Cache<[u8; 32], Remembered>,
+}
 
 #[derive(Clone)]
-struct Remembered {
-    claims: Arc<Claims>,
-    key: Arc<Key>,
+pub(super) struct Remembered {
+    pub(super) claims: Arc<Claims>,
+    pub(super) key: Arc<Key>,
 }
 
 impl Memory {
     /// Room for this many tokens; for none, nothing is remembered.
     pub(super) fn new(capacity: usize) -> Self {
-        Self((capacity > 0).then(|| Cache::new(capacity)))
+        let others = capacity.checked_sub(1);
+        Self(others.map(|others| Tokens { last: RwLock::default(), by_digest: Cache::new(others) }))
     }
 
-    /// The claims of a token that this very key was seen to have signed.
-    pub(super) fn recall(&self, token: &[u8], key: &Key) -> Option<Arc<Claims>> {
-        let remembered = self.0.as_ref()?.get(&sha256(token))?;
-        // A key that was replaced under the same `kid` is another key.
-        (*remembered.key == *key).then_some(remembered.claims)
+    /// What was remembered of this token.
+    pub(super) fn recall(&self, token: &[u8]) -> Option<Remembered> {
+        // Nobody remembers a longer one, and a stranger can't have it hashed.
+        let tokens = self.0.as_ref().filter(|_| token.len() <= MAX_TOKEN_BYTES)?;
+        if let Some((last, remembered)) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
+            && equal(last, token)
+        {
+            return Some(remembered.clone());
+        }
+        tokens.by_digest.get(&sha256(token))
     }
 
-    pub(super) fn remember(&self, token: &[u8], claims: Arc<Claims>, key: Arc<Key>) {
-        if let Some(cache) = &self.0 {
-            cache.insert(sha256(token), Remembered { claims, key });
+    pub(super) fn remember(&self, token: &[u8], remembered: Remembered) {
+        if let Some(tokens) = &self.0 {
+            tokens.by_digest.insert(sha256(token), remembered.clone());
+            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some((token.into(), remembered));
         }
     }
 
     pub(super) fn forget(&self, token: &[u8]) {
-        if let Some(cache) = &self.0 {
-            cache.remove(&sha256(token));
+        if let Some(tokens) = &self.0 {
+            tokens.by_digest.remove(&sha256(token));
+            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| equal(last, token));
         }
     }
+}
+
+/// Compares all bytes whatever they are, so that the time it takes tells a stranger nothing about a caller's token.
+/// (The crypto library's own comparison takes as long as the hash that this is to save.)
+fn equal(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
 
 fn sha256(token: &[u8]) -> [u8; 32] {
@@ -62,37 +85,49 @@ mod tests {
     use super::super::jwk::Keys;
     use super::*;
 
-    /// A key, or rather one that can't be: it is only compared here.
-    fn key(exponent: &str) -> Arc<Key> {
-        let jwk = json!({ "kty": "RSA", "kid": "a", "n": "_".repeat(344), "e": exponent });
-        Keys::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap().get("a").unwrap().clone()
-    }
-
-    fn claims() -> Arc<Claims> {
-        Arc::new(serde_json::from_str("{}").unwrap())
+    fn remembered() -> Remembered {
+        let jwk = json!({ "kty": "RSA", "kid": "a", "n": "_".repeat(344), "e": "AQAB" });
+        let keys = Keys::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
+        Remembered { claims: Arc::new(serde_json::from_str("{}").unwrap()), key: keys.get("a").unwrap().clone() }
     }
 
     #[test]
-    fn recalls_a_token_by_its_bytes_and_its_key() {
-        let (memory, ours, theirs) = (Memory::new(10), key("AQAB"), key("Aw"));
-        memory.remember(b"token", claims(), ours.clone());
-        assert!(memory.recall(b"token", &ours).is_some());
-        assert!(memory.recall(b"token", &theirs).is_none());
-        assert!(memory.recall(b"Token", &ours).is_none());
-        memory.forget(b"token");
-        assert!(memory.recall(b"token", &ours).is_none());
+    fn recalls_a_token_by_its_bytes() {
+        let memory = Memory::new(10);
+        // The one remembered last is found without its digest, the other by it.
+        for token in [b"token 1", b"token 2"] {
+            memory.remember(token, remembered());
+        }
+        for token in [b"token 1", b"token 2"] {
+            assert!(memory.recall(token).is_some());
+            memory.forget(token);
+            assert!(memory.recall(token).is_none());
+        }
+        memory.remember(b"token", remembered());
+        for other in [&b"Token"[..], b"toke", b"token ", b""] {
+            assert!(memory.recall(other).is_none());
+        }
+    }
+
+    #[test]
+    fn hashes_no_more_than_a_tokens_length() {
+        let memory = Memory::new(10);
+        for (bytes, recalled) in [(MAX_TOKEN_BYTES, true), (MAX_TOKEN_BYTES + 1, false)] {
+            memory.remember(&vec![b'x'; bytes], remembered());
+            assert_eq!(memory.recall(&vec![b'x'; bytes]).is_some(), recalled, "{bytes}");
+        }
     }
 
     #[test]
     fn stays_at_its_bound() {
-        let key = key("AQAB");
+        let remembered = remembered();
         for capacity in [0, 1, 10, 1000] {
             let memory = Memory::new(capacity);
             let tokens: Vec<_> = (0..5000_u32).map(u32::to_be_bytes).collect();
             for token in &tokens {
-                memory.remember(token, claims(), key.clone());
+                memory.remember(token, remembered.clone());
             }
-            let held = tokens.iter().filter(|token| memory.recall(*token, &key).is_some()).count();
+            let held = tokens.iter().filter(|token| memory.recall(*token).is_some()).count();
             assert!(held <= capacity && held >= capacity / 2, "{held} of {capacity}");
         }
     }

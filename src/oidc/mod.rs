@@ -53,7 +53,7 @@ pub use subject::Subject;
 pub use trust::{Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
 
 use key_set::NoKey;
-use memory::Memory;
+use memory::{Memory, Remembered};
 use token::UnverifiedToken;
 
 /// Decides about tokens by one issuer's keys and one set of rules.
@@ -81,16 +81,19 @@ impl Verifier {
     ///
     /// [`VerifyError`]: the token is invalid, or its holder isn't allowed in, or the issuer's keys can't be had.
     pub async fn verify(&self, token: &[u8], now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
-        let unverified = UnverifiedToken::parse(token)?;
-        let key = self.keys.key(&unverified.kid).await?;
-        if let Some(claims) = self.memory.recall(token, &key) {
-            self.trust.judge(&claims, now).inspect_err(|_| self.memory.forget(token))?;
+        if let Some(Remembered { claims, key }) = self.memory.recall(token)
+            // A key that was replaced under the same `kid` is another key.
+            && self.keys.key(key.kid()).await? == key
+        {
+            self.trust.judge_time(&claims, now).inspect_err(|_| self.memory.forget(token))?;
             return Ok(claims);
         }
+        let unverified = UnverifiedToken::parse(token)?;
+        let key = self.keys.key(&unverified.kid).await?;
         key.verify(&unverified)?;
         let claims = Arc::new(Claims::from_signed(unverified.payload)?);
         self.trust.judge(&claims, now)?;
-        self.memory.remember(token, claims.clone(), key);
+        self.memory.remember(token, Remembered { claims: claims.clone(), key });
         Ok(claims)
     }
 }

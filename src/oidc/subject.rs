@@ -41,6 +41,9 @@ impl Subject {
 
     /// Whether a token's `sub` is this one.
     pub fn matches(&self, sub: &str) -> bool {
+        if !self.is_wildcard() {
+            return self.0 == sub;
+        }
         let fields = self.0.split(':');
         fields.clone().count() == sub.split(':').count()
             && fields.zip(sub.split(':')).all(|(pattern, value)| field_matches(pattern, value))

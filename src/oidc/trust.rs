@@ -124,7 +124,7 @@ impl Trust {
         Err(Invalid::Audience { found, expected: accepted.join(", ") })
     }
 
-    fn judge_time(&self, claims: &Claims, now: SystemTime) -> Result<(), Invalid> {
+    pub(super) fn judge_time(&self, claims: &Claims, now: SystemTime) -> Result<(), Invalid> {
         // A clock that is set before 1970 reads as 1970, when no token was good that says from when it is.
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let leeway = self.leeway.as_secs_f64();
