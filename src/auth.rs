@@ -3,7 +3,7 @@
 //! [`require`] is the middleware that guards every route under it, the unknown ones included; [`VerifiedCaller`] is the
 //! extractor by which a handler learns who calls, and which guards a single handler by itself. The token is taken from
 //! the `Authorization` header alone: query and cookies end up in logs and caches. To be copied, with `oidc/` and
-//! `problem.rs`: it needs axum and what those need.
+//! `problem.rs`: it needs axum, memchr and what those need.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,8 +15,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use memchr::memchr2;
+
 use crate::oidc::{Claims, Verifier, VerifyError};
 use crate::problem::Problem;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Whoever has sent this request, as its verified token says.
 ///
@@ -65,14 +69,18 @@ where
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        let token = bearer_token(&parts.headers)?;
-        let claims = Arc::<Verifier>::from_ref(state).verify(token, SystemTime::now()).await?;
-        Ok(parts.extensions.get_or_insert_with(|| Self(claims)).clone())
+        Self::from_headers(&parts.headers, &Arc::from_ref(state)).await
+    }
+}
+
+impl VerifiedCaller {
+    async fn from_headers(headers: &HeaderMap, verifier: &Verifier) -> Result<Self, Problem> {
+        Ok(Self(verifier.verify(bearer_token(headers)?, SystemTime::now()).await?))
     }
 }
 
 /// Middleware: lets only verified callers through to whatever is under it. The answer carries the caller among its
-/// extensions, and the time that the verification took as `Server-Timing`.
+/// extensions, and the time that the verification took as `Server-Timing`; no cache keeps it (RFC 9111, section 3.5).
 ///
 /// ```
 /// use axum::{Router, middleware, routing::get};
@@ -86,31 +94,24 @@ where
 ///         .with_state(verifier)
 /// }
 /// ```
-pub async fn require(State(verifier): State<Arc<Verifier>>, request: Request, next: Next) -> Response {
-    let (mut parts, body) = request.into_parts();
+pub async fn require(State(verifier): State<Arc<Verifier>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let caller = VerifiedCaller::from_request_parts(&mut parts, &verifier).await;
-    let verify = format!("verify;dur={:.3}", began.elapsed().as_secs_f64() * 1000.0);
+    let caller = VerifiedCaller::from_headers(request.headers(), &verifier).await;
+    let micros = began.elapsed().as_micros();
+    let verify = format!("verify;dur={}.{:03}", micros / 1000, micros % 1000);
     let mut response = match caller {
         Ok(caller) => {
-            let mut response = next.run(Request::from_parts(parts, body)).await;
+            request.extensions_mut().insert(caller.clone());
+            let mut response = next.run(request).await;
             response.extensions_mut().insert(caller);
             response
         }
         Err(problem) => problem.into_response(),
     };
-    if let Ok(verify) = HeaderValue::from_str(&verify) {
-        response.headers_mut().append(HeaderName::from_static("server-timing"), verify);
-    }
-    response
-}
-
-/// Middleware: no cache keeps an answer to a request that had a credential (RFC 9111, section 3.5).
-pub async fn no_store(request: Request, next: Next) -> Response {
-    let has_credential = request.headers().contains_key(AUTHORIZATION);
-    let mut response = next.run(request).await;
-    if has_credential {
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(verify) = HeaderValue::try_from(verify) {
+        headers.append(SERVER_TIMING, verify);
     }
     response
 }
@@ -122,8 +123,10 @@ fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Problem> {
     if values.next().is_some() {
         return Err(invalid_request("The request has several `Authorization` headers. Send exactly one."));
     }
-    let mut words = value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
-    if !words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer")) {
+    let value = value.trim_ascii();
+    // The white space that a field value may hold (RFC 9110, section 5.5).
+    let (scheme, credentials) = value.split_at(memchr2(b' ', b'\t', value).unwrap_or(value.len()));
+    if !scheme.eq_ignore_ascii_case(b"Bearer") {
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "missing_token",
@@ -132,11 +135,14 @@ fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Problem> {
         // RFC 6750, section 3.1: no error code for those who have sent no token.
         .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     }
-    match (words.next(), words.next()) {
-        (Some(token), None) => Ok(token),
-        (None, _) => Err(invalid_request("`Bearer` comes without a token. Send `Authorization: Bearer <token>`.")),
-        (Some(_), Some(_)) => Err(invalid_request("`Bearer` comes with several tokens. Send exactly one.")),
+    let token = credentials.trim_ascii_start();
+    if token.is_empty() {
+        return Err(invalid_request("`Bearer` comes without a token. Send `Authorization: Bearer <token>`."));
     }
+    if memchr2(b' ', b'\t', token).is_some() {
+        return Err(invalid_request("`Bearer` comes with several tokens. Send exactly one."));
+    }
+    Ok(token)
 }
 
 fn invalid_request(detail: &str) -> Problem {

@@ -1,13 +1,14 @@
 //! Answers that say what is wrong: `application/problem+json` (RFC 9457).
 //!
 //! A problem has a stable `code` for programs and a sentence for people. It holds nothing of a request but what its
-//! maker puts into the sentence. To be copied: it needs axum and serde_json, and nothing of the rest of this
+//! maker puts into the sentence. To be copied: it needs axum and serde, and nothing of the rest of this
 //! repository.
 
+use axum::Json;
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{AppendHeaders, IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 
 /// An error as its client sees it. The response carries a clone among its extensions, for those who log it.
 #[derive(Clone, Debug)]
@@ -35,19 +36,32 @@ impl Problem {
     }
 }
 
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: Option<&'static str>,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
+        let body = Body {
             // RFC 9457, section 4.2.1: the title is then the status code's phrase.
-            "type": "about:blank",
-            "title": self.status.canonical_reason(),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-            "code": self.code,
-        });
-        let content_type = [(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
-        let mut response =
-            (self.status, AppendHeaders(self.header.clone()), content_type, body.to_string()).into_response();
+            kind: "about:blank",
+            title: self.status.canonical_reason(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+        };
+        let headers = [
+            (CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
+            // Caches may keep some errors unasked (RFC 9111, section 4.2.2); this one may be over with the next request.
+            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        let mut response = (self.status, AppendHeaders(self.header.clone()), headers, Json(body)).into_response();
         response.extensions_mut().insert(self);
         response
     }

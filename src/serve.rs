@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
+
+use crate::app::App;
 
 /// A head takes one round trip; ten seconds are a very slow line's.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ const BACKLOG: i32 = 4096;
 const OTHER_FILES: usize = 64;
 
 /// Accepts connections until `shutdown` ends, then finishes what is in flight, for 10 s at most.
-pub(crate) async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     SockRef::from(&listener).listen(BACKLOG)?;
     let mut connections = Connections::new(max_connections()?);
     let graceful = GracefulShutdown::new();
@@ -115,7 +116,7 @@ impl Connections {
         }
     }
 
-    fn add(&mut self, stream: TcpStream, app: Router, watcher: Watcher) {
+    fn add(&mut self, stream: TcpStream, app: App, watcher: Watcher) {
         let began = self.began;
         let now = move || began.elapsed().as_millis() as u64;
         let silent_since = Arc::new(AtomicU64::new(now()));
@@ -150,9 +151,11 @@ impl Connections {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::{mpsc, oneshot};
+    use tower::util::MapResponse;
 
     use super::*;
 
@@ -168,7 +171,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        let server = tokio::spawn(serve(listener, Router::new().route("/", hangs), shutdown));
+        let app = MapResponse::new(Router::new().route("/", hangs), std::convert::identity as fn(_) -> _);
+        let server = tokio::spawn(serve(listener, app, shutdown));
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         entries.recv().await.unwrap();
         stop.send(()).unwrap();
