@@ -21,7 +21,7 @@ pub(super) struct Memory(Option<Tokens>);
 struct Tokens {
     /// The one remembered last, which is in the map as well, unless it has been pushed out.
     last: RwLock<Option<(Box<[u8]>, Remembered)>>,
-    by_digest: Cache<[u8; 32], Remembered>,
+    by_digest: Cache<Digest, Remembered>,
 }
 
 #[derive(Clone)]
@@ -37,28 +37,29 @@ impl Memory {
         Self(others.map(|others| Tokens { last: RwLock::default(), by_digest: Cache::new(others) }))
     }
 
-    /// What was remembered of this token.
-    pub(super) fn recall(&self, token: &[u8]) -> Option<Remembered> {
+    /// What was remembered of this token; if nothing, what it can be remembered by.
+    pub(super) fn recall(&self, token: &[u8]) -> Result<Remembered, Option<Digest>> {
         // Nobody remembers a longer one, and a stranger can't have it hashed.
-        let tokens = self.0.as_ref().filter(|_| token.len() <= MAX_TOKEN_BYTES)?;
+        let tokens = self.0.as_ref().filter(|_| token.len() <= MAX_TOKEN_BYTES).ok_or(None)?;
         if let Some((last, remembered)) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
             && equal(last, token)
         {
-            return Some(remembered.clone());
+            return Ok(remembered.clone());
         }
-        tokens.by_digest.get(&sha256(token))
+        let digest = Digest::of(token);
+        tokens.by_digest.get(&digest).ok_or(Some(digest))
     }
 
-    pub(super) fn remember(&self, token: &[u8], remembered: Remembered) {
+    pub(super) fn remember(&self, token: &[u8], digest: Digest, remembered: Remembered) {
         if let Some(tokens) = &self.0 {
-            tokens.by_digest.insert(sha256(token), remembered.clone());
+            tokens.by_digest.insert(digest, remembered.clone());
             *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some((token.into(), remembered));
         }
     }
 
     pub(super) fn forget(&self, token: &[u8]) {
         if let Some(tokens) = &self.0 {
-            tokens.by_digest.remove(&sha256(token));
+            tokens.by_digest.remove(&Digest::of(token));
             tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| equal(last, token));
         }
     }
@@ -70,25 +71,37 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
 
-fn sha256(token: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
-    digest
+/// The SHA-256 of a token.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Digest([u8; 32]);
+
+impl Digest {
+    fn of(token: &[u8]) -> Self {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
+        Self(digest)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::sync::LazyLock;
+
     use serde_json::json;
 
     use super::super::jwk::Keys;
     use super::*;
 
-    fn remembered() -> Remembered {
+    static REMEMBERED: LazyLock<Remembered> = LazyLock::new(|| {
         let jwk = json!({ "kty": "RSA", "kid": "a", "n": "_".repeat(344), "e": "AQAB" });
         let keys = Keys::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
         Remembered { claims: Arc::new(serde_json::from_str("{}").unwrap()), key: keys.get("a").unwrap().clone() }
+    });
+
+    fn remember(memory: &Memory, token: &[u8]) {
+        memory.remember(token, Digest::of(token), REMEMBERED.clone());
     }
 
     #[test]
@@ -96,16 +109,16 @@ mod tests {
         let memory = Memory::new(10);
         // The one remembered last is found without its digest, the other by it.
         for token in [b"token 1", b"token 2"] {
-            memory.remember(token, remembered());
+            remember(&memory, token);
         }
         for token in [b"token 1", b"token 2"] {
-            assert!(memory.recall(token).is_some());
+            assert!(memory.recall(token).is_ok());
             memory.forget(token);
-            assert!(memory.recall(token).is_none());
+            assert!(memory.recall(token).is_err());
         }
-        memory.remember(b"token", remembered());
+        remember(&memory, b"token");
         for other in [&b"Token"[..], b"toke", b"token ", b""] {
-            assert!(memory.recall(other).is_none());
+            assert!(memory.recall(other).is_err());
         }
     }
 
@@ -113,21 +126,21 @@ mod tests {
     fn hashes_no_more_than_a_tokens_length() {
         let memory = Memory::new(10);
         for (bytes, recalled) in [(MAX_TOKEN_BYTES, true), (MAX_TOKEN_BYTES + 1, false)] {
-            memory.remember(&vec![b'x'; bytes], remembered());
-            assert_eq!(memory.recall(&vec![b'x'; bytes]).is_some(), recalled, "{bytes}");
+            let token = vec![b'x'; bytes];
+            remember(&memory, &token);
+            assert_eq!(memory.recall(&token).is_ok(), recalled, "{bytes}");
         }
     }
 
     #[test]
     fn stays_at_its_bound() {
-        let remembered = remembered();
         for capacity in [0, 1, 10, 1000] {
             let memory = Memory::new(capacity);
             let tokens: Vec<_> = (0..5000_u32).map(u32::to_be_bytes).collect();
             for token in &tokens {
-                memory.remember(token, remembered.clone());
+                remember(&memory, token);
             }
-            let held = tokens.iter().filter(|token| memory.recall(*token).is_some()).count();
+            let held = tokens.iter().filter(|token| memory.recall(*token).is_ok()).count();
             assert!(held <= capacity && held >= capacity / 2, "{held} of {capacity}");
         }
     }

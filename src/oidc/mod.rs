@@ -81,19 +81,23 @@ impl Verifier {
     ///
     /// [`VerifyError`]: the token is invalid, or its holder isn't allowed in, or the issuer's keys can't be had.
     pub async fn verify(&self, token: &[u8], now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
-        if let Some(Remembered { claims, key }) = self.memory.recall(token)
+        let digest = match self.memory.recall(token) {
             // A key that was replaced under the same `kid` is another key.
-            && self.keys.key(key.kid()).await? == key
-        {
-            self.trust.judge_time(&claims, now).inspect_err(|_| self.memory.forget(token))?;
-            return Ok(claims);
-        }
+            Ok(Remembered { claims, key }) if self.keys.key(key.kid()).await? == key => {
+                self.trust.judge_time(&claims, now).inspect_err(|_| self.memory.forget(token))?;
+                return Ok(claims);
+            }
+            Ok(_) => None,
+            Err(digest) => digest,
+        };
         let unverified = UnverifiedToken::parse(token)?;
         let key = self.keys.key(&unverified.kid).await?;
         key.verify(&unverified)?;
         let claims = Arc::new(Claims::from_signed(unverified.payload)?);
         self.trust.judge(&claims, now)?;
-        self.memory.remember(token, Remembered { claims: claims.clone(), key });
+        if let Some(digest) = digest {
+            self.memory.remember(token, digest, Remembered { claims: claims.clone(), key });
+        }
         Ok(claims)
     }
 }
