@@ -80,8 +80,8 @@ pub(crate) async fn call(
     }
     let started = Instant::now();
     let received = match request.send().await {
-        Ok(response) => {
-            let (status, headers) = (response.status(), response.headers().clone());
+        Ok(mut response) => {
+            let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
             Ok((status, headers, client::read(response).await))
         }
         Err(error) => Err(error),

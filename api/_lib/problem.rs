@@ -141,8 +141,8 @@ pub(crate) fn foreign_words(text: &str, token: Option<&Token>) -> String {
 
 /// Whether the text holds a part of the token that is long enough to matter.
 pub(crate) fn holds_part_of(text: &str, token: &Token) -> bool {
-    let token = token.expose().as_bytes();
-    text.as_bytes().windows(MIN_PART).any(|part| token.windows(MIN_PART).any(|window| window == part))
+    let is_part = |part| std::str::from_utf8(part).is_ok_and(|part| token.expose().contains(part));
+    text.as_bytes().windows(MIN_PART).any(is_part)
 }
 
 fn is_token_character(c: char) -> bool {
