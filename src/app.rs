@@ -72,7 +72,8 @@ struct Caller<'a> {
     environment: Option<&'a str>,
 }
 
-async fn hello(VerifiedCaller(claims): VerifiedCaller) -> Response {
+/// `GET /`: who calls, as the token says.
+pub async fn hello(VerifiedCaller(claims): VerifiedCaller) -> Response {
     let caller = Caller {
         subject: claims.sub.as_deref(),
         owner: claims.owner.as_deref(),

@@ -97,7 +97,7 @@ impl VerifiedCaller {
 pub async fn require(State(verifier): State<Arc<Verifier>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let caller = VerifiedCaller::from_headers(request.headers(), &verifier).await;
-    let micros = began.elapsed().as_micros();
+    let micros = began.elapsed().as_micros() as u64;
     let verify = format!("verify;dur={}.{:03}", micros / 1000, micros % 1000);
     let mut response = match caller {
         Ok(caller) => {

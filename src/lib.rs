@@ -1,14 +1,15 @@
 //! A protected API that verifies Vercel OIDC tokens before it answers.
 //!
 //! [`oidc`] decides about tokens and knows no web server. [`auth`] puts it in front of an axum application. [`app`]
-//! holds the routes, [`settings`] what comes from the environment. [`run`] puts them together.
+//! holds the routes, [`observe`] logs what they answer, [`serve`] bounds what a client can ask for, and [`settings`] are
+//! what comes from the environment. [`run`] puts them together.
 
 pub mod app;
 pub mod auth;
-mod observe;
+pub mod observe;
 pub mod oidc;
 pub mod problem;
-mod serve;
+pub mod serve;
 pub mod settings;
 mod variables;
 

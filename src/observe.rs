@@ -16,7 +16,7 @@ use crate::auth::VerifiedCaller;
 use crate::problem::Problem;
 
 /// Middleware: logs each answer.
-pub(crate) async fn observe(request: Request, next: Next) -> Response {
+pub async fn observe(request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -51,7 +51,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
 }
 
 /// What a client learns of a panic. The panic's own words are on standard error.
-pub(crate) fn panicked(_: Box<dyn Any + Send>) -> Response {
+pub fn panicked(_: Box<dyn Any + Send>) -> Response {
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal_error",

@@ -35,7 +35,12 @@ const BACKLOG: i32 = 4096;
 const OTHER_FILES: usize = 64;
 
 /// Accepts connections until `shutdown` ends, then finishes what is in flight, for 10 s at most.
-pub(crate) async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+///
+/// # Errors
+///
+/// Where the system refuses its limits on open files, or to listen. What goes wrong with single connections ends these
+/// alone.
+pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     SockRef::from(&listener).listen(BACKLOG)?;
     let mut connections = Connections::new(max_connections()?);
     let graceful = GracefulShutdown::new();

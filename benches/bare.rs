@@ -1,0 +1,109 @@
+//! What the load test compares the backend with, and the tokens that it sends.
+//!
+//! `bare FOLDER` writes tokens of four sorts into the folder, one a line, and serves, until it is stopped:
+//!
+//! - their issuer,
+//! - the backend without verification: the same server, with a guard that lets everyone in as the same caller. At `/rsa`
+//!   it makes one RSA-2048 verification for each request, with a key that was parsed at the start: the least that a new
+//!   token costs,
+//! - a plain axum server that gives the same answer, with no limits, no log and no guard.
+//!
+//! The URLs of these three are its output.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use std::{env, fs};
+
+use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use backend::app::{App, MAX_BODY_BYTES, hello};
+use backend::auth::VerifiedCaller;
+use backend::observe::{observe, panicked};
+use backend::oidc::{KeySet, Trust, Trusted, Verifier};
+use backend::serve::serve;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use local::{Deployment, Issuer, SigningKey};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+type Error = Box<dyn std::error::Error>;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let folder = PathBuf::from(env::args_os().nth(1).ok_or("which folder?")?);
+    let issuer = Issuer::start(listen().await?)?;
+    let deployment = Deployment::default();
+    let url = issuer.team_url(&deployment.team);
+    let token = |key: &SigningKey, number: u32| {
+        let mut claims = deployment.claims(&url, SystemTime::now(), Duration::from_secs(86_400));
+        claims["jti"] = json!(number.to_string());
+        key.mint(&claims)
+    };
+    let thousand: Vec<_> = (0..1000).map(|number| token(issuer.key(), number)).collect();
+    fs::write(folder.join("one"), &thousand[0])?;
+    fs::write(folder.join("thousand"), thousand.join("\n"))?;
+    // A signature of the issuer's, but another token's: one by a stranger may be refused for its size alone.
+    let parts = thousand[0].rsplit_once('.').zip(thousand[1].rsplit_once('.'));
+    let forged = parts.map(|((claims, _), (_, signature))| format!("{claims}.{signature}")).unwrap_or_default();
+    fs::write(folder.join("forged"), forged)?;
+    fs::write(folder.join("unknown_kid"), token(&SigningKey::generate("unknown")?, 0))?;
+
+    let (bare, plain) = (listen().await?, listen().await?);
+    println!("{url}\nhttp://{}\nhttp://{}", bare.local_addr()?, plain.local_addr()?);
+    let key = parsed(issuer.key())?;
+    let message = vec![b'x'; thousand[0].rfind('.').unwrap_or_default()];
+    let signature = issuer.key().signature(&message);
+    let rsa = get(async move |caller: VerifiedCaller| match key.verify_sig(&message, &signature) {
+        Ok(()) => Ok(hello(caller).await),
+        Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+    });
+    let keys = KeySet::new(format!("{url}/.well-known/jwks").parse()?);
+    let mut trust = Trust::project(&deployment.team, &deployment.project, &deployment.environment);
+    if let Trusted::Subjects { issuer, .. } = &mut trust.who {
+        issuer.clone_from(&url);
+    }
+    let verifier = Arc::new(Verifier::new(trust, keys, 1));
+    let caller = VerifiedCaller(verifier.verify(thousand[0].as_bytes(), SystemTime::now()).await?);
+    // As in `backend::app`, but for the guard.
+    let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn(observe))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(caller.clone(), let_in))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
+    let guarded = Router::new().route("/", get(hello)).route("/rsa", rsa).layer(layers).with_state(verifier);
+    let open = Router::new().route("/", get(async move || hello(caller.clone()).await));
+    tokio::try_join!(
+        serve(bare, App::new(guarded, std::convert::identity), std::future::pending()),
+        axum::serve(plain, open),
+    )?;
+    Ok(())
+}
+
+/// What `auth::require` does but for the verification and its `Server-Timing`.
+async fn let_in(State(caller): State<VerifiedCaller>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(caller.clone());
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(caller);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn listen() -> std::io::Result<TcpListener> {
+    TcpListener::bind("127.0.0.1:0").await
+}
+
+fn parsed(key: &SigningKey) -> Result<ParsedPublicKey, Error> {
+    let jwk = key.jwk();
+    let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap_or_default());
+    let components = RsaPublicKeyComponents { n: number("n")?, e: number("e")? };
+    Ok(components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)?)
+}

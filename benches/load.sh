@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# What verification costs a request: the backend beside the same server without it, the caller beside a bare
+# pass-through.
+#
+#     benches/load.sh [ROUNDS]
+#
+# Needs Linux, curl, python3 and wrk (`apt-get install wrk`). Servers and load generator share one core, for waking up
+# another would drown what is to be measured. Each round measures every case for a second, one after the other; a time
+# is the median of the rounds, a ratio the median of each round's own ratios. CPU time is the server's, from /proc.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rounds=${1:-9}
+core=0
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
+
+cargo build --release --locked -p bench --bins
+# Last, so that nothing but their own dependencies' features is in them.
+cargo build --release --locked -p backend -p caller --bins
+
+declare -A pid url
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+up() { until curl -so "$work/answer" "${url[$1]}"; do kill -0 "${pid[$1]}" && sleep 0.1; done; }
+
+taskset -c "$core" target/release/bare "$work" >"$work/urls" &
+pid[bare]=$! pid[plain]=$!
+until [ "$(wc -l <"$work/urls")" = 3 ]; do kill -0 "${pid[bare]}" && sleep 0.1; done
+{ read -r issuer; read -r url[bare]; read -r url[plain]; } <"$work/urls"
+
+backend() { # NAME [VARIABLE=VALUE]...
+    local name=$1 port
+    shift
+    port=$(free_port) url[$name]=http://127.0.0.1:$port
+    taskset -c "$core" env OIDC_TEAM_SLUG=acme OIDC_PROJECT_NAME=storefront OIDC_ISSUER="$issuer" HOST=127.0.0.1 PORT="$port" "$@" \
+        target/release/backend >"$work/$name.log" &
+    pid[$name]=$!
+    until curl -sfo "$work/answer" "${url[$name]}/readyz"; do kill -0 "${pid[$name]}" && sleep 0.1; done
+}
+backend backend
+backend forgetful OIDC_REMEMBERED_TOKENS=1 # each of a thousand tokens in turn is new
+backend quiet RUST_LOG=error               # no line for a refusal
+
+function_() { # NAME PROGRAM
+    local port
+    port=$(free_port) url[$1]=http://127.0.0.1:$port
+    taskset -c "$core" env BACKEND_URL="${url[backend]}" VERCEL_DEV_PORT="$port" "$2" >"$work/$1.log" &
+    pid[$1]=$!
+    up "$1"
+}
+function_ caller target/release/index
+function_ pass_through target/release/pass_through
+
+cat >"$work/tokens.lua" <<'LUA'
+local requests, last = {}, 0
+for token in io.lines(os.getenv("TOKENS")) do
+  requests[#requests + 1] = wrk.format("GET", nil, { Authorization = "Bearer " .. token, ["x-vercel-oidc-token"] = token })
+end
+function request()
+  last = last % #requests + 1
+  return requests[last]
+end
+LUA
+
+cpu() { awk '{ sum += $1 } END { printf "%.0f", sum }' /proc/"${pid[$1]}"/task/*/schedstat; }
+
+measure() { # ROUND CASE SERVER PATH TOKENS STATUS [CONNECTIONS]
+    local before after status
+    status=$(sed -n '1s/.*/Authorization: Bearer &\nx-vercel-oidc-token: &/p' "$work/$5" |
+        curl -so "$work/answer" -w '%{http_code}' -H @- "${url[$3]}$4")
+    [ "$status" = "$6" ] || { echo "$2: status $status, expected $6" >&2; exit 1; }
+    before=$(cpu "$3")
+    TOKENS="$work/$5" taskset -c "$core" chrt --batch 0 wrk -t1 -c"${7:-16}" -d1 --latency -s "$work/tokens.lua" "${url[$3]}$4" >"$work/wrk"
+    after=$(cpu "$3")
+    awk -v key="$1 $2" -v cpu=$((after - before)) '
+        /requests in/ { n = $1 }
+        /Requests\/sec/ { rate = $2 }
+        $1 == "99%" { p99 = $2 ~ /us$/ ? $2 / 1000 : $2 ~ /ms$/ ? $2 + 0 : $2 * 1000 }
+        END { print key, cpu / n / 1000, rate, p99 }' "$work/wrk" >>"$work/results"
+}
+
+resident() { awk '/VmRSS/ { printf "%.1f", $2 / 1000 }' "/proc/${pid[$1]}/status"; }
+
+# Rows of NAME=CASE, as a table: column 3 of the results (CPU), and its ratio to each of the cases named first.
+table() { # "BASE..." ROW...
+    python3 - "$work/results" "$@" <<'PYTHON'
+import collections, statistics, sys
+file, bases, *rows = sys.argv[1:]
+cases = collections.defaultdict(dict)
+for line in open(file):
+    number, case, *figures = line.split()
+    cases[case][number] = [float(figure) for figure in figures]
+median = lambda case, column: statistics.median(figures[column] for figures in cases[case].values())
+print("| request | CPU, µs |", *(f"to {base} |" for base in bases.split()), "requests/s | p99, ms |")
+print("| --- |", *["---: |"] * (3 + len(bases.split())))
+for row in rows:
+    ratios = (statistics.median(cases[row][n][0] / cases[base][n][0] for n in cases[row]) for base in bases.split())
+    print(f"| {row} | {median(row, 0):.1f} |", *(f"{ratio:.2f} |" for ratio in ratios), f"{median(row, 1):.0f} | {median(row, 2):.2f} |")
+PYTHON
+}
+
+for round in $(seq "$rounds"); do
+    echo "round $round of $rounds" >&2
+    measure "$round" plain plain / one 200
+    measure "$round" bare bare / one 200
+    measure "$round" bare_and_rsa bare /rsa one 200
+    measure "$round" remembered backend / one 200
+    measure "$round" remembered_1000_in_turn quiet / thousand 200
+    measure "$round" new forgetful / thousand 200
+    measure "$round" forged quiet / forged 401
+    measure "$round" forged_and_logged backend / forged 401
+    measure "$round" unknown_kid quiet / unknown_kid 401
+    measure "$round" unknown_kid_and_logged backend / unknown_kid 401
+    measure "$round" pass_through pass_through / one 200
+    measure "$round" caller caller /api/call one 200
+    for connections in 1 16 64; do
+        for server in plain bare backend; do
+            measure "$round" "${server}_$connections" $server / one 200 $connections
+        done
+    done
+done
+
+echo
+table "bare plain bare_and_rsa" plain bare bare_and_rsa remembered remembered_1000_in_turn new forged unknown_kid \
+    forged_and_logged unknown_kid_and_logged
+echo
+table pass_through pass_through caller
+for connections in 1 16 64; do
+    echo
+    table "bare_$connections" plain_$connections bare_$connections backend_$connections
+done
+echo
+echo "Resident after all of it, MB: backend $(resident backend), caller $(resident caller)"

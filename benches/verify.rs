@@ -1,0 +1,208 @@
+//! What a verification costs, in process, beside what it can't do without: for a new token the raw RSA-2048
+//! verification, for one that is remembered the SHA-256 of the token (which the last one is even spared).
+//!
+//!     cargo bench -p bench
+//!
+//! prints, after criterion's own report, each time as a multiple of one of these two, measured in the same run. Then
+//! how a verification grows: with the issuer's keys, with the tokens remembered, with the accepted subjects.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use axum::{Json, Router, routing::get};
+use backend::oidc::{Claims, KeySet, Subject, Trust, Trusted, Verifier, VerifyError};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use criterion::{BenchmarkId, Criterion};
+use local::{Deployment, SigningKey};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// As many tokens as the backend remembers unless told otherwise.
+const ROOM: usize = 10_000;
+/// Each case, and the limit that it is compared with.
+const RATIOS: [(&str, &str); 5] = [
+    ("new", "rsa"),
+    ("forged", "rsa"),
+    ("remembered", "sha256"),
+    ("remembered_1000_in_turn", "sha256"),
+    ("unknown_kid", "sha256"),
+];
+
+fn main() {
+    let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("criterion");
+    let mut criterion = Criterion::default()
+        .output_directory(&results)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    let issuer = Issuer::start();
+    limits(&mut criterion, &issuer);
+    tokens(&mut criterion, &issuer);
+    growth(&mut criterion, &issuer);
+    criterion.final_summary();
+    println!("\n{:<28}{:>10}", "verification", "ratio");
+    for (case, limit) in RATIOS {
+        let nanoseconds = |group: &str, name: &str| -> Option<f64> {
+            let estimates = fs::read(results.join(group).join(name).join("new/estimates.json")).ok()?;
+            serde_json::from_slice::<Value>(&estimates).ok()?["median"]["point_estimate"].as_f64()
+        };
+        // A filter on the command line leaves some out.
+        if let (Some(case_takes), Some(limit_takes)) = (nanoseconds("token", case), nanoseconds("limit", limit)) {
+            println!("{case:<28}{:>10.2} x {limit}", case_takes / limit_takes);
+        }
+    }
+}
+
+/// An issuer that runs as long as the benchmark.
+struct Issuer {
+    runtime: Runtime,
+    key: SigningKey,
+}
+
+impl Issuer {
+    fn start() -> Self {
+        Self { runtime: Runtime::new().unwrap(), key: SigningKey::generate("key-1").unwrap() }
+    }
+
+    /// A token of Vercel's, but for a name of its own, so that it is no other's.
+    fn token(&self, number: usize) -> String {
+        self.key.mint(&claims(number))
+    }
+
+    /// A verifier that holds the issuer's keys, so many of them, and knows which `kid` is not among them.
+    fn verifier(&self, keys: usize, room: usize) -> Verifier {
+        let mut document = vec![self.key.jwk(); keys];
+        for (number, jwk) in document.iter_mut().enumerate().skip(1) {
+            jwk["kid"] = json!(format!("other-{number}"));
+        }
+        self.runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let routes = Router::new().route("/", get(|| async move { Json(json!({ "keys": document })) }));
+            tokio::spawn(axum::serve(listener, routes).into_future());
+            let verifier = Verifier::new(trust(1), KeySet::new(url.parse().unwrap()), room);
+            verifier.verify(self.token(0).as_bytes(), SystemTime::now()).await.unwrap();
+            verifier.verify(stranger().as_bytes(), SystemTime::now()).await.unwrap_err();
+            verifier
+        })
+    }
+}
+
+fn claims(number: usize) -> Value {
+    let mut claims =
+        Deployment::default().claims("https://oidc.vercel.com/acme", SystemTime::now(), Duration::from_secs(86_400));
+    claims["jti"] = json!(number.to_string());
+    claims
+}
+
+fn stranger() -> String {
+    SigningKey::generate("stranger").unwrap().mint(&claims(0))
+}
+
+/// Trusts a caller's subject, last of so many, and its audience, last of as many.
+fn trust(count: usize) -> Trust {
+    let Deployment { team, project, environment, .. } = Deployment::default();
+    let Trust { who, leeway } = Trust::project(&team, &project, &environment);
+    let Trusted::Subjects { issuer, audiences, subjects, .. } = who else { unreachable!("a project is a subject") };
+    let other_audiences = (1..count).map(|number| format!("https://vercel.com/other-{number}"));
+    let other_subjects = (1..count).map(|number| Subject::of(&team, &format!("other-{number}"), &environment));
+    let who = Trusted::Subjects {
+        issuer,
+        audiences: other_audiences.chain(audiences).collect(),
+        subjects: other_subjects.chain(subjects).collect(),
+        owner_ids: None,
+        project_ids: None,
+    };
+    Trust { who, leeway }
+}
+
+/// Verifies at once, for the keys are held.
+fn verify(verifier: &Verifier, token: &str, now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
+    let verdict = pin!(verifier.verify(black_box(token.as_bytes()), now));
+    match verdict.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(verdict) => verdict,
+        Poll::Pending => unreachable!("nothing is fetched"),
+    }
+}
+
+fn limits(criterion: &mut Criterion, issuer: &Issuer) {
+    let token = issuer.token(0);
+    let (signing_input, signature) = token.rsplit_once('.').unwrap();
+    let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let jwk = issuer.key.jwk();
+    let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
+    let components = RsaPublicKeyComponents { n: number("n"), e: number("e") };
+    let key = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).unwrap();
+    let mut group = criterion.benchmark_group("limit");
+    group.bench_function("rsa", |bencher| {
+        bencher.iter(|| key.verify_sig(black_box(signing_input.as_bytes()), &signature).unwrap());
+    });
+    group.bench_function("sha256", |bencher| {
+        bencher.iter(|| digest::digest(&digest::SHA256, black_box(token.as_bytes())));
+    });
+}
+
+fn tokens(criterion: &mut Criterion, issuer: &Issuer) {
+    let now = SystemTime::now();
+    let good: Vec<_> = (0..1000).map(|number| issuer.token(number)).collect();
+    let (signing_input, signature) = (good[0].rsplit_once('.').unwrap().0, good[1].rsplit_once('.').unwrap().1);
+    // A signature of the issuer's, but another token's: one by a stranger may be refused for its size alone.
+    let forged = format!("{signing_input}.{signature}");
+    let stranger = stranger();
+    let mut group = criterion.benchmark_group("token");
+    // With room for one token, each of a thousand in turn is new.
+    let verifier = issuer.verifier(1, 1);
+    let mut turns = good.iter().cycle();
+    group.bench_function("new", |bencher| {
+        bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
+    });
+    let verifier = issuer.verifier(1, ROOM);
+    group.bench_function("forged", |bencher| bencher.iter(|| verify(&verifier, &forged, now).unwrap_err()));
+    let verifier = issuer.verifier(1, ROOM);
+    group.bench_function("unknown_kid", |bencher| bencher.iter(|| verify(&verifier, &stranger, now).unwrap_err()));
+    group.bench_function("remembered_1000_in_turn", |bencher| {
+        bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
+    });
+    verify(&verifier, &forged, now).unwrap_err();
+    let last = issuer.token(1001);
+    group.bench_function("remembered", |bencher| bencher.iter(|| verify(&verifier, &last, now).unwrap()));
+}
+
+fn growth(criterion: &mut Criterion, issuer: &Issuer) {
+    let now = SystemTime::now();
+    let good: Vec<_> = (0..ROOM).map(|number| issuer.token(number)).collect();
+    let mut group = criterion.benchmark_group("growth");
+    for keys in [1, 10, 100] {
+        let verifier = issuer.verifier(keys, ROOM);
+        group.bench_function(BenchmarkId::new("keys", keys), |bencher| {
+            bencher.iter(|| verify(&verifier, &good[0], now).unwrap());
+        });
+    }
+    for remembered in [10, 100, 1000, ROOM] {
+        let verifier = issuer.verifier(1, ROOM);
+        let mut turns = good[..remembered].iter().cycle();
+        for token in &good[..remembered] {
+            verify(&verifier, token, now).unwrap();
+        }
+        group.bench_function(BenchmarkId::new("remembered_tokens", remembered), |bencher| {
+            bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
+        });
+    }
+    let claims = verify(&issuer.verifier(1, ROOM), &good[0], now).unwrap();
+    for subjects in [1, 10, 100, 1000] {
+        let trust = trust(subjects);
+        group.bench_function(BenchmarkId::new("audiences_and_subjects", subjects), |bencher| {
+            bencher.iter(|| trust.judge(black_box(&claims), now).unwrap());
+        });
+    }
+}
