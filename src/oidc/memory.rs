@@ -19,7 +19,7 @@ use super::token::MAX_TOKEN_BYTES;
 pub(super) struct Memory(Option<Tokens>);
 
 struct Tokens {
-    /// The one remembered last, which is in the map as well, unless it has been pushed out.
+    /// The one remembered last, which is in the map as well.
     last: RwLock<Option<(Box<[u8]>, Remembered)>>,
     by_digest: Cache<Digest, Remembered>,
 }
@@ -33,8 +33,7 @@ pub(super) struct Remembered {
 impl Memory {
     /// Room for this many tokens; for none, nothing is remembered.
     pub(super) fn new(capacity: usize) -> Self {
-        let others = capacity.checked_sub(1);
-        Self(others.map(|others| Tokens { last: RwLock::default(), by_digest: Cache::new(others) }))
+        Self((capacity > 0).then(|| Tokens { last: RwLock::default(), by_digest: Cache::new(capacity) }))
     }
 
     /// What was remembered of this token; if nothing, what it can be remembered by.
