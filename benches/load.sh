@@ -21,21 +21,21 @@ cargo build --release --locked -p backend -p caller --bins
 
 declare -A pid url
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-up() { until curl -so "$work/answer" "${url[$1]}"; do kill -0 "${pid[$1]}" && sleep 0.1; done; }
+wait_for() { kill -0 "${pid[$1]}" || exit 1; sleep 0.1; }
 
 taskset -c "$core" target/release/bare "$work" >"$work/urls" &
 pid[bare]=$! pid[plain]=$!
-until [ "$(wc -l <"$work/urls")" = 3 ]; do kill -0 "${pid[bare]}" && sleep 0.1; done
+until [ "$(wc -l <"$work/urls")" = 3 ]; do wait_for bare; done
 { read -r issuer; read -r url[bare]; read -r url[plain]; } <"$work/urls"
 
 backend() { # NAME [VARIABLE=VALUE]...
     local name=$1 port
     shift
     port=$(free_port) url[$name]=http://127.0.0.1:$port
-    taskset -c "$core" env OIDC_TEAM_SLUG=acme OIDC_PROJECT_NAME=storefront OIDC_ISSUER="$issuer" HOST=127.0.0.1 PORT="$port" "$@" \
-        target/release/backend >"$work/$name.log" &
+    taskset -c "$core" env OIDC_TEAM_SLUG=acme OIDC_PROJECT_NAME=storefront OIDC_ISSUER="$issuer" \
+        HOST=127.0.0.1 PORT="$port" "$@" target/release/backend >"$work/$name.log" &
     pid[$name]=$!
-    until curl -sfo "$work/answer" "${url[$name]}/readyz"; do kill -0 "${pid[$name]}" && sleep 0.1; done
+    until curl -sfo "$work/answer" "${url[$name]}/readyz"; do wait_for "$name"; done
 }
 backend backend
 backend forgetful OIDC_REMEMBERED_TOKENS=1 # each of a thousand tokens in turn is new
@@ -46,7 +46,7 @@ function_() { # NAME PROGRAM
     port=$(free_port) url[$1]=http://127.0.0.1:$port
     taskset -c "$core" env BACKEND_URL="${url[backend]}" VERCEL_DEV_PORT="$port" "$2" >"$work/$1.log" &
     pid[$1]=$!
-    up "$1"
+    until curl -so "$work/answer" "${url[$1]}"; do wait_for "$1"; done
 }
 function_ caller target/release/index
 function_ pass_through target/release/pass_through
@@ -54,7 +54,8 @@ function_ pass_through target/release/pass_through
 cat >"$work/tokens.lua" <<'LUA'
 local requests, last = {}, 0
 for token in io.lines(os.getenv("TOKENS")) do
-  requests[#requests + 1] = wrk.format("GET", nil, { Authorization = "Bearer " .. token, ["x-vercel-oidc-token"] = token })
+  local headers = { Authorization = "Bearer " .. token, ["x-vercel-oidc-token"] = token }
+  requests[#requests + 1] = wrk.format("GET", nil, headers)
 end
 function request()
   last = last % #requests + 1
@@ -70,7 +71,9 @@ measure() { # ROUND CASE SERVER PATH TOKENS STATUS [CONNECTIONS]
         curl -so "$work/answer" -w '%{http_code}' -H @- "${url[$3]}$4")
     [ "$status" = "$6" ] || { echo "$2: status $status, expected $6" >&2; exit 1; }
     before=$(cpu "$3")
-    TOKENS="$work/$5" taskset -c "$core" chrt --batch 0 wrk -t1 -c"${7:-16}" -d1 --latency -s "$work/tokens.lua" "${url[$3]}$4" >"$work/wrk"
+    # As a batch job, wrk doesn't interrupt the server whenever an answer wakes it up.
+    TOKENS="$work/$5" taskset -c "$core" chrt --batch 0 \
+        wrk -t1 -c"${7:-16}" -d1 --latency -s "$work/tokens.lua" "${url[$3]}$4" >"$work/wrk"
     after=$(cpu "$3")
     awk -v key="$1 $2" -v cpu=$((after - before)) '
         /requests in/ { n = $1 }
@@ -81,8 +84,7 @@ measure() { # ROUND CASE SERVER PATH TOKENS STATUS [CONNECTIONS]
 
 resident() { awk '/VmRSS/ { printf "%.1f", $2 / 1000 }' "/proc/${pid[$1]}/status"; }
 
-# Rows of NAME=CASE, as a table: column 3 of the results (CPU), and its ratio to each of the cases named first.
-table() { # "BASE..." ROW...
+table() { # "CASE..." CASE...: the cases, with their ratios to those named first
     python3 - "$work/results" "$@" <<'PYTHON'
 import collections, statistics, sys
 file, bases, *rows = sys.argv[1:]
