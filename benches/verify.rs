@@ -173,7 +173,6 @@ fn tokens(criterion: &mut Criterion, issuer: &Issuer) {
     group.bench_function("remembered_1000_in_turn", |bencher| {
         bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
     });
-    verify(&verifier, &forged, now).unwrap_err();
     let last = issuer.token(1001);
     group.bench_function("remembered", |bencher| bencher.iter(|| verify(&verifier, &last, now).unwrap()));
 }

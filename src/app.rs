@@ -34,10 +34,9 @@ pub fn app(verifier: Arc<Verifier>) -> App {
 
 /// These routes, for verified callers only, and the open ones beside them.
 fn protect(routes: Router<Arc<Verifier>>, verifier: Arc<Verifier>) -> App {
+    let all = ServiceBuilder::new().layer(middleware::from_fn(observe)).layer(CatchPanicLayer::custom(panicked));
     let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
-        ServiceBuilder::new()
-            .layer(middleware::from_fn(observe))
-            .layer(CatchPanicLayer::custom(panicked))
+        all.clone()
             .layer(middleware::from_fn_with_state(verifier.clone(), auth::require))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
     );
@@ -45,7 +44,7 @@ fn protect(routes: Router<Arc<Verifier>>, verifier: Arc<Verifier>) -> App {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(observe));
+        .layer(all);
     MapResponse::new(protected.merge(open).with_state(verifier), hide_methods)
 }
 
