@@ -62,12 +62,6 @@ pub(super) enum NoKey {
     },
 }
 
-enum Step {
-    Known(Arc<Key>),
-    Refuse(NoKey),
-    Wait(watch::Receiver<()>),
-}
-
 impl KeySet {
     /// The keys at this URL. Nothing is fetched before [`prefetch`](Self::prefetch) or the first token.
     pub fn new(url: Url) -> Self {
@@ -76,15 +70,16 @@ impl KeySet {
 
     /// Starts a fetch, unless keys are held, one is running, or one has failed just now. Doesn't wait for it.
     pub fn prefetch(&self) {
+        let now = Instant::now();
         let mut state = self.write();
-        if state.live().is_none() {
-            self.refresh(&mut state);
+        if state.live(now).is_none() {
+            self.refresh(&mut state, now);
         }
     }
 
     /// Whether usable keys are held.
     pub fn is_ready(&self) -> bool {
-        self.read().live().is_some()
+        self.read().live(Instant::now()).is_some()
     }
 
     /// The key of this `kid`, as of the newest document that this may need to wait for.
@@ -93,47 +88,41 @@ impl KeySet {
     ///
     /// [`NoKey::Unknown`] where the issuer doesn't have it, [`NoKey::Unavailable`] where the issuer can't be asked.
     pub(super) async fn key(&self, kid: &str) -> Result<Arc<Key>, NoKey> {
-        if let Some(held) = self.read().held.as_ref().filter(|held| held.since.elapsed() < FRESH)
-            && let Some(key) = held.keys.get(kid)
-        {
-            return Ok(key.clone());
+        if let Some(answer) = self.read().fresh_answer(kid, Instant::now()) {
+            return answer;
         }
-        let mut fetch = match self.step(kid) {
-            Step::Known(key) => return Ok(key),
-            Step::Refuse(reason) => return Err(reason),
-            Step::Wait(fetch) => fetch,
+        // Rarely needed, and so large that it would double the size of everybody's future.
+        Box::pin(self.ask(kid)).await
+    }
+
+    async fn ask(&self, kid: &str) -> Result<Arc<Key>, NoKey> {
+        let mut fetch = {
+            let now = Instant::now();
+            let mut state = self.write();
+            if state.live(now).is_some_and(|held| !held.is_fresh(now)) {
+                self.refresh(&mut state, now);
+            }
+            match state.answer(kid, now) {
+                Some(answer) => return answer,
+                None => self.fetch(&mut state, Some(kid)),
+            }
         };
         // Nothing is ever sent: the sender's end is the fetch's.
         let _ended = fetch.changed().await;
+        let now = Instant::now();
         let mut state = self.write();
-        match state.get(kid) {
+        match state.get(kid, now) {
             Some(key) => Ok(key.clone()),
             None => {
-                state.miss();
-                Err(state.no_key())
+                state.miss(now);
+                Err(state.no_key(now))
             }
         }
     }
 
-    fn step(&self, kid: &str) -> Step {
-        let mut state = self.write();
-        let Some(held) = state.live() else {
-            return Step::Wait(self.fetch(&mut state, Some(kid)));
-        };
-        let known = held.keys.get(kid).cloned();
-        if held.since.elapsed() >= FRESH {
-            self.refresh(&mut state);
-        }
-        match known {
-            Some(key) => Step::Known(key),
-            None if within(state.missed, COOLDOWN) => Step::Refuse(state.no_key()),
-            None => Step::Wait(self.fetch(&mut state, Some(kid))),
-        }
-    }
-
     /// A fetch that nobody waits for.
-    fn refresh(&self, state: &mut State) {
-        if !within(state.failed, COOLDOWN) {
+    fn refresh(&self, state: &mut State, now: Instant) {
+        if !within_cooldown(state.failed, now) {
             self.fetch(state, None);
         }
     }
@@ -164,8 +153,8 @@ impl KeySet {
                     state.failed = Some(now);
                 }
             }
-            if wanted.is_some_and(|kid| state.get(&kid).is_none()) {
-                state.miss();
+            if wanted.is_some_and(|kid| state.get(&kid, now).is_none()) {
+                state.miss(now);
             }
             drop(end);
         });
@@ -183,26 +172,39 @@ impl KeySet {
 }
 
 impl State {
-    fn live(&self) -> Option<&Held> {
-        self.held.as_ref().filter(|held| held.since.elapsed() < USABLE)
+    fn live(&self, now: Instant) -> Option<&Held> {
+        self.held.as_ref().filter(|held| now - held.since < USABLE)
     }
 
-    fn get(&self, kid: &str) -> Option<&Arc<Key>> {
-        self.live()?.keys.get(kid)
+    fn get(&self, kid: &str, now: Instant) -> Option<&Arc<Key>> {
+        self.live(now)?.keys.get(kid)
     }
 
-    /// Somebody's `kid` was not to be had. While there are no keys at all, that says nothing about it.
-    fn miss(&mut self) {
-        if self.live().is_some() {
-            self.missed = Some(Instant::now());
+    /// What can be said without a fetch, if anything.
+    fn answer(&self, kid: &str, now: Instant) -> Option<Result<Arc<Key>, NoKey>> {
+        match self.live(now)?.keys.get(kid) {
+            Some(key) => Some(Ok(key.clone())),
+            None => within_cooldown(self.missed, now).then(|| Err(self.no_key(now))),
         }
     }
 
-    fn no_key(&self) -> NoKey {
-        match (self.failed, self.live()) {
+    /// The same, where no fetch is due either.
+    fn fresh_answer(&self, kid: &str, now: Instant) -> Option<Result<Arc<Key>, NoKey>> {
+        self.held.as_ref().filter(|held| held.is_fresh(now)).and_then(|_| self.answer(kid, now))
+    }
+
+    /// Somebody's `kid` was not to be had. While there are no keys at all, that says nothing about it.
+    fn miss(&mut self, now: Instant) {
+        if self.live(now).is_some() {
+            self.missed = Some(now);
+        }
+    }
+
+    fn no_key(&self, now: Instant) -> NoKey {
+        match (self.failed, self.live(now)) {
             (None, Some(_)) => NoKey::Unknown,
             (_, Some(_)) => NoKey::Unavailable {
-                retry_after: self.missed.map_or(COOLDOWN, |missed| COOLDOWN.saturating_sub(missed.elapsed())),
+                retry_after: self.missed.map_or(COOLDOWN, |missed| COOLDOWN.saturating_sub(now - missed)),
             },
             // With no keys at all, the next token asks again.
             (_, None) => NoKey::Unavailable { retry_after: Duration::from_secs(1) },
@@ -210,8 +212,14 @@ impl State {
     }
 }
 
-fn within(event: Option<Instant>, period: Duration) -> bool {
-    event.is_some_and(|event| event.elapsed() < period)
+impl Held {
+    fn is_fresh(&self, now: Instant) -> bool {
+        now - self.since < FRESH
+    }
+}
+
+fn within_cooldown(event: Option<Instant>, now: Instant) -> bool {
+    event.is_some_and(|event| now - event < COOLDOWN)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
