@@ -12,28 +12,24 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use std::{env, fs};
 
-use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, HeaderValue};
-use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use backend::app::{App, MAX_BODY_BYTES, hello};
 use backend::auth::VerifiedCaller;
-use backend::observe::{observe, panicked};
+use backend::observe::observe;
 use backend::oidc::{KeySet, Trust, Trusted, Verifier};
 use backend::serve::serve;
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bench::{forged, parsed, token};
 use local::{Deployment, Issuer, SigningKey};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -43,19 +39,11 @@ async fn main() -> Result<(), Error> {
     let issuer = Issuer::start(listen().await?)?;
     let deployment = Deployment::default();
     let url = issuer.team_url(&deployment.team);
-    let token = |key: &SigningKey, number: u32| {
-        let mut claims = deployment.claims(&url, SystemTime::now(), Duration::from_secs(86_400));
-        claims["jti"] = json!(number.to_string());
-        key.mint(&claims)
-    };
-    let thousand: Vec<_> = (0..1000).map(|number| token(issuer.key(), number)).collect();
+    let thousand: Vec<_> = (0..1000).map(|number| token(issuer.key(), &url, number)).collect();
     fs::write(folder.join("one"), &thousand[0])?;
     fs::write(folder.join("thousand"), thousand.join("\n"))?;
-    // A signature of the issuer's, but another token's: one by a stranger may be refused for its size alone.
-    let parts = thousand[0].rsplit_once('.').zip(thousand[1].rsplit_once('.'));
-    let forged = parts.map(|((claims, _), (_, signature))| format!("{claims}.{signature}")).unwrap_or_default();
-    fs::write(folder.join("forged"), forged)?;
-    fs::write(folder.join("unknown_kid"), token(&SigningKey::generate("unknown")?, 0))?;
+    fs::write(folder.join("forged"), forged(&thousand[0], &thousand[1]))?;
+    fs::write(folder.join("unknown_kid"), token(&SigningKey::generate("unknown")?, &url, 0))?;
 
     let (bare, plain) = (listen().await?, listen().await?);
     println!("{url}\nhttp://{}\nhttp://{}", bare.local_addr()?, plain.local_addr()?);
@@ -75,9 +63,12 @@ async fn main() -> Result<(), Error> {
     let caller = VerifiedCaller(verifier.verify(thousand[0].as_bytes(), SystemTime::now()).await?);
     // As in `backend::app`, but for the guard.
     let layers = ServiceBuilder::new()
-        .layer(middleware::from_fn(observe))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(caller.clone(), let_in))
+        .layer(observe())
+        .map_request({
+            let caller = caller.clone();
+            move |request| let_in(request, &caller)
+        })
+        .map_response(let_out)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let guarded = Router::new().route("/", get(hello)).route("/rsa", rsa).layer(layers).with_state(verifier);
     let open = Router::new().route("/", get(async move || hello(caller.clone()).await));
@@ -88,22 +79,18 @@ async fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// What `auth::require` does but for the verification and its `Server-Timing`.
-async fn let_in(State(caller): State<VerifiedCaller>, mut request: Request, next: Next) -> Response {
+// What `auth::require` does but for the verification, its `Server-Timing`, and the caller for the log.
+
+fn let_in(mut request: Request, caller: &VerifiedCaller) -> Request {
     request.extensions_mut().insert(caller.clone());
-    let mut response = next.run(request).await;
-    response.extensions_mut().insert(caller);
+    request
+}
+
+fn let_out(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 async fn listen() -> std::io::Result<TcpListener> {
     TcpListener::bind("127.0.0.1:0").await
-}
-
-fn parsed(key: &SigningKey) -> Result<ParsedPublicKey, Error> {
-    let jwk = key.jwk();
-    let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap_or_default());
-    let components = RsaPublicKeyComponents { n: number("n")?, e: number("e")? };
-    Ok(components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)?)
 }

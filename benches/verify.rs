@@ -17,16 +17,17 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
-use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use axum::{Json, Router, routing::get};
 use backend::oidc::{Claims, KeySet, Subject, Trust, Trusted, Verifier, VerifyError};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bench::{forged, parsed, token};
 use criterion::{BenchmarkId, Criterion};
 use local::{Deployment, SigningKey};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+const ISSUER: &str = "https://oidc.vercel.com/acme";
 /// As many tokens as the backend remembers unless told otherwise.
 const ROOM: usize = 10_000;
 /// Each case, and the limit that it is compared with.
@@ -74,9 +75,8 @@ impl Issuer {
         Self { runtime: Runtime::new().unwrap(), key: SigningKey::generate("key-1").unwrap() }
     }
 
-    /// A token of Vercel's, but for a name of its own, so that it is no other's.
     fn token(&self, number: usize) -> String {
-        self.key.mint(&claims(number))
+        token(&self.key, ISSUER, number)
     }
 
     /// A verifier that holds the issuer's keys, so many of them, and knows which `kid` is not among them.
@@ -98,15 +98,8 @@ impl Issuer {
     }
 }
 
-fn claims(number: usize) -> Value {
-    let mut claims =
-        Deployment::default().claims("https://oidc.vercel.com/acme", SystemTime::now(), Duration::from_secs(86_400));
-    claims["jti"] = json!(number.to_string());
-    claims
-}
-
 fn stranger() -> String {
-    SigningKey::generate("stranger").unwrap().mint(&claims(0))
+    token(&SigningKey::generate("stranger").unwrap(), ISSUER, 0)
 }
 
 /// Trusts a caller's subject, last of so many, and its audience, last of as many.
@@ -139,10 +132,7 @@ fn limits(criterion: &mut Criterion, issuer: &Issuer) {
     let token = issuer.token(0);
     let (signing_input, signature) = token.rsplit_once('.').unwrap();
     let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap();
-    let jwk = issuer.key.jwk();
-    let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
-    let components = RsaPublicKeyComponents { n: number("n"), e: number("e") };
-    let key = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).unwrap();
+    let key = parsed(&issuer.key).unwrap();
     let mut group = criterion.benchmark_group("limit");
     group.bench_function("rsa", |bencher| {
         bencher.iter(|| key.verify_sig(black_box(signing_input.as_bytes()), &signature).unwrap());
@@ -155,10 +145,7 @@ fn limits(criterion: &mut Criterion, issuer: &Issuer) {
 fn tokens(criterion: &mut Criterion, issuer: &Issuer) {
     let now = SystemTime::now();
     let good: Vec<_> = (0..1000).map(|number| issuer.token(number)).collect();
-    let (signing_input, signature) = (good[0].rsplit_once('.').unwrap().0, good[1].rsplit_once('.').unwrap().1);
-    // A signature of the issuer's, but another token's: one by a stranger may be refused for its size alone.
-    let forged = format!("{signing_input}.{signature}");
-    let stranger = stranger();
+    let (forged, stranger) = (forged(&good[0], &good[1]), stranger());
     let mut group = criterion.benchmark_group("token");
     // With room for one token, each of a thousand in turn is new.
     let verifier = issuer.verifier(1, 1);

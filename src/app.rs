@@ -10,13 +10,12 @@ use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Json, Router};
 use serde::Serialize;
 use tower::{ServiceBuilder, util::MapResponse};
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::{self, VerifiedCaller};
-use crate::observe::{observe, panicked};
+use crate::observe::observe;
 use crate::oidc::Verifier;
 use crate::problem::Problem;
 
@@ -34,17 +33,17 @@ pub fn app(verifier: Arc<Verifier>) -> App {
 
 /// These routes, for verified callers only, and the open ones beside them.
 fn protect(routes: Router<Arc<Verifier>>, verifier: Arc<Verifier>) -> App {
-    let all = ServiceBuilder::new().layer(middleware::from_fn(observe)).layer(CatchPanicLayer::custom(panicked));
     let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
-        all.clone()
-            .layer(middleware::from_fn_with_state(verifier.clone(), auth::require))
+        ServiceBuilder::new()
+            .layer(observe())
+            .layer(auth::require(verifier.clone()))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
     );
     let open = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(all);
+        .layer(observe());
     MapResponse::new(protected.merge(open).with_state(verifier), hide_methods)
 }
 

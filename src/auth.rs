@@ -1,21 +1,21 @@
 //! `Authorization` header in, verified caller out: who may call, and what RFC 6750 says to those who may not.
 //!
-//! [`require`] is the middleware that guards every route under it, the unknown ones included; [`VerifiedCaller`] is the
+//! [`require`] is the layer that guards every route under it, the unknown ones included; [`VerifiedCaller`] is the
 //! extractor by which a handler learns who calls, and which guards a single handler by itself. The token is taken from
 //! the `Authorization` header alone: query and cookies end up in logs and caches. To be copied, with `oidc/` and
-//! `problem.rs`: it needs axum, memchr and what those need.
+//! `problem.rs`: it needs axum, memchr, tower (feature `util`) and what those need.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use axum::extract::{FromRef, FromRequestParts, Request, State};
+use axum::extract::{FromRef, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-
 use memchr::memchr2;
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::oidc::{Claims, Verifier, VerifyError};
 use crate::problem::Problem;
@@ -79,41 +79,55 @@ impl VerifiedCaller {
     }
 }
 
-/// Middleware: lets only verified callers through to whatever is under it. The answer carries the caller among its
-/// extensions, and the time that the verification took as `Server-Timing`; no cache keeps it (RFC 9111, section 3.5).
+/// A tower layer that lets only verified callers through to whatever is under it. The answer carries the caller among
+/// its extensions, and the time that the verification took as `Server-Timing`; no cache keeps it (RFC 9111, section
+/// 3.5).
 ///
 /// ```
-/// use axum::{Router, middleware, routing::get};
+/// use axum::{Router, routing::get};
 /// use backend::{auth, oidc::Verifier};
 /// use std::sync::Arc;
 ///
 /// fn app(verifier: Arc<Verifier>) -> Router {
 ///     Router::new()
 ///         .route("/", get(|| async { "for verified callers" }))
-///         .layer(middleware::from_fn_with_state(verifier.clone(), auth::require))
+///         .layer(auth::require(verifier.clone()))
 ///         .with_state(verifier)
 /// }
 /// ```
-pub async fn require(State(verifier): State<Arc<Verifier>>, mut request: Request, next: Next) -> Response {
-    let began = Instant::now();
-    let caller = VerifiedCaller::from_headers(request.headers(), &verifier).await;
-    let micros = began.elapsed().as_micros() as u64;
-    let verify = format!("verify;dur={}.{:03}", micros / 1000, micros % 1000);
-    let mut response = match caller {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller.clone());
-            let mut response = next.run(request).await;
-            response.extensions_mut().insert(caller);
-            response
-        }
-        Err(problem) => problem.into_response(),
-    };
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(verify) = HeaderValue::try_from(verify) {
-        headers.append(SERVER_TIMING, verify);
-    }
-    response
+pub fn require<S>(
+    verifier: Arc<Verifier>,
+) -> impl Layer<S, Service = impl Service<Request, Response = Response, Error = S::Error, Future: Send> + Clone> + Clone
+where
+    S: Service<Request, Response = Response, Future: Send> + Clone + Send,
+{
+    layer_fn(move |service: S| {
+        let verifier = verifier.clone();
+        service_fn(move |mut request: Request| {
+            let (service, verifier) = (service.clone(), verifier.clone());
+            async move {
+                let began = Instant::now();
+                let caller = VerifiedCaller::from_headers(request.headers(), &verifier).await;
+                let micros = began.elapsed().as_micros() as u64;
+                let mut response = match caller {
+                    Ok(caller) => {
+                        request.extensions_mut().insert(caller.clone());
+                        let mut response = service.oneshot(request).await?;
+                        response.extensions_mut().insert(caller);
+                        response
+                    }
+                    Err(problem) => problem.into_response(),
+                };
+                let headers = response.headers_mut();
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                let verify = format!("verify;dur={}.{:03}", micros / 1000, micros % 1000);
+                if let Ok(verify) = HeaderValue::try_from(verify) {
+                    headers.append(SERVER_TIMING, verify);
+                }
+                Ok(response)
+            }
+        })
+    })
 }
 
 /// RFC 6750, section 2.1, with the scheme in any case (RFC 9110, section 11.1).

@@ -4,62 +4,93 @@
 //! and never the path or query that was sent, no header but the two that trace a request, and no claim but the `sub` of
 //! a verified token.
 
-use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::Next;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use tower::layer::layer_fn;
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::auth::VerifiedCaller;
 use crate::problem::Problem;
 
-/// Middleware: logs each answer.
-pub async fn observe(request: Request, next: Next) -> Response {
-    let began = Instant::now();
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let trace = ["traceparent", "x-vercel-id"].map(|name| header(request.headers(), name));
-    let response = next.run(request).await;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
 
-    macro_rules! log {
-        ($level:ident, $message:literal) => {{
-            let problem = response.extensions().get::<Problem>();
-            tracing::$level!(
-                method = method.as_str(),
-                route = route.as_ref().map(MatchedPath::as_str),
-                status = response.status().as_u16(),
-                duration_ms = began.elapsed().as_micros() as f64 / 1000.0,
-                code = problem.map(|problem| problem.code),
-                reason = problem.map(|problem| problem.detail.as_str()),
-                sub = response.extensions().get().and_then(|VerifiedCaller(claims)| claims.sub.as_deref()),
-                traceparent = trace[0].as_deref(),
-                x_vercel_id = trace[1].as_deref(),
-                $message
-            )
-        }};
-    }
-    match response.status() {
-        StatusCode::INTERNAL_SERVER_ERROR => log!(error, "failed to answer a request"),
-        status if status.is_client_error() || status.is_server_error() => {
-            log!(info, "refused a request")
+/// A tower layer: logs each answer, and gives one where a handler has panicked.
+pub fn observe<S>()
+-> impl Layer<S, Service = impl Service<Request, Response = Response, Error = S::Error, Future: Send> + Clone> + Clone
+where
+    S: Service<Request, Response = Response, Future: Send> + Clone + Send,
+{
+    layer_fn(|service: S| {
+        service_fn(move |request: Request| {
+            let asked = Asked::new(&request);
+            let answer = AssertUnwindSafe(service.clone().oneshot(request)).catch_unwind();
+            answer.map(move |answer| {
+                let response = answer.unwrap_or_else(|_| Ok(panicked().into_response()))?;
+                asked.log(&response);
+                Ok(response)
+            })
+        })
+    })
+}
+
+/// What an event says of its request.
+struct Asked {
+    at: Instant,
+    method: Method,
+    route: Option<MatchedPath>,
+    traceparent: Option<HeaderValue>,
+    x_vercel_id: Option<HeaderValue>,
+}
+
+impl Asked {
+    fn new(request: &Request) -> Self {
+        let headers = request.headers();
+        Self {
+            at: Instant::now(),
+            method: request.method().clone(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            traceparent: headers.get(TRACEPARENT).cloned(),
+            x_vercel_id: headers.get(X_VERCEL_ID).cloned(),
         }
-        _ => log!(debug, "answered a request"),
     }
-    response
+
+    fn log(&self, response: &Response) {
+        let problem = response.extensions().get::<Problem>();
+        macro_rules! log {
+            ($level:ident, $message:literal) => {
+                tracing::$level!(
+                    method = self.method.as_str(),
+                    route = self.route.as_ref().map(MatchedPath::as_str),
+                    status = response.status().as_u16(),
+                    duration_ms = self.at.elapsed().as_micros() as f64 / 1000.0,
+                    code = problem.map(|problem| problem.code),
+                    reason = problem.map(|problem| problem.detail.as_str()),
+                    sub = response.extensions().get().and_then(|VerifiedCaller(claims)| claims.sub.as_deref()),
+                    traceparent = self.traceparent.as_ref().and_then(|value| value.to_str().ok()),
+                    x_vercel_id = self.x_vercel_id.as_ref().and_then(|value| value.to_str().ok()),
+                    $message
+                )
+            };
+        }
+        match response.status() {
+            StatusCode::INTERNAL_SERVER_ERROR => log!(error, "failed to answer a request"),
+            status if status.is_client_error() || status.is_server_error() => log!(info, "refused a request"),
+            _ => log!(debug, "answered a request"),
+        }
+    }
 }
 
 /// What a client learns of a panic. The panic's own words are on standard error.
-pub fn panicked(_: Box<dyn Any + Send>) -> Response {
+fn panicked() -> Problem {
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal_error",
         "Something went wrong in this API. Its operator finds the cause in the log.",
     )
-    .into_response()
-}
-
-fn header(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(String::from)
 }
