@@ -13,7 +13,6 @@ use quick_cache::sync::Cache;
 
 use super::claims::Claims;
 use super::jwk::Key;
-use super::token::MAX_TOKEN_BYTES;
 
 /// A bounded map from a token to the claims in it and the key that signed it.
 pub(super) struct Memory(Option<Tokens>);
@@ -36,17 +35,15 @@ impl Memory {
         Self((capacity > 0).then(|| Tokens { last: RwLock::default(), by_digest: Cache::new(capacity) }))
     }
 
-    /// What was remembered of this token; if nothing, what it can be remembered by.
-    pub(super) fn recall(&self, token: &[u8]) -> Result<Remembered, Option<Digest>> {
-        // Nobody remembers a longer one, and a stranger can't have it hashed.
-        let tokens = self.0.as_ref().filter(|_| token.len() <= MAX_TOKEN_BYTES).ok_or(None)?;
-        if let Some((last, remembered)) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
-            && equal(last, token)
-        {
-            return Ok(remembered.clone());
-        }
-        let digest = Digest::of(token);
-        tokens.by_digest.get(&digest).ok_or(Some(digest))
+    /// What was remembered of this token, if it is the one remembered last.
+    pub(super) fn last(&self, token: &[u8]) -> Option<Remembered> {
+        let last = self.0.as_ref()?.last.read().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(last, _)| equal(last, token)).map(|(_, remembered)| remembered.clone())
+    }
+
+    /// What was remembered of the token with this digest.
+    pub(super) fn get(&self, digest: &Digest) -> Option<Remembered> {
+        self.0.as_ref()?.by_digest.get(digest)
     }
 
     pub(super) fn remember(&self, token: &[u8], digest: Digest, remembered: Remembered) {
@@ -75,7 +72,7 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
 pub(super) struct Digest([u8; 32]);
 
 impl Digest {
-    fn of(token: &[u8]) -> Self {
+    pub(super) fn of(token: &[u8]) -> Self {
         let mut digest = [0; 32];
         digest.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
         Self(digest)
@@ -103,31 +100,26 @@ mod tests {
         memory.remember(token, Digest::of(token), REMEMBERED.clone());
     }
 
-    #[test]
-    fn recalls_a_token_by_its_bytes() {
-        let memory = Memory::new(10);
-        // The one remembered last is found without its digest, the other by it.
-        for token in [b"token 1", b"token 2"] {
-            remember(&memory, token);
-        }
-        for token in [b"token 1", b"token 2"] {
-            assert!(memory.recall(token).is_ok());
-            memory.forget(token);
-            assert!(memory.recall(token).is_err());
-        }
-        remember(&memory, b"token");
-        for other in [&b"Token"[..], b"toke", b"token ", b""] {
-            assert!(memory.recall(other).is_err());
-        }
+    fn knows(memory: &Memory, token: &[u8]) -> bool {
+        memory.last(token).is_some() || memory.get(&Digest::of(token)).is_some()
     }
 
     #[test]
-    fn hashes_no_more_than_a_tokens_length() {
+    fn knows_a_token_by_its_bytes() {
         let memory = Memory::new(10);
-        for (bytes, recalled) in [(MAX_TOKEN_BYTES, true), (MAX_TOKEN_BYTES + 1, false)] {
-            let token = vec![b'x'; bytes];
-            remember(&memory, &token);
-            assert_eq!(memory.recall(&token).is_ok(), recalled, "{bytes}");
+        for token in [b"token 1", b"token 2"] {
+            remember(&memory, token);
+        }
+        assert!(memory.last(b"token 1").is_none());
+        assert!(memory.last(b"token 2").is_some());
+        for token in [b"token 1", b"token 2"] {
+            assert!(memory.get(&Digest::of(token)).is_some());
+            memory.forget(token);
+            assert!(!knows(&memory, token));
+        }
+        remember(&memory, b"token");
+        for other in [&b"Token"[..], b"toke", b"token ", b""] {
+            assert!(!knows(&memory, other));
         }
     }
 
@@ -139,7 +131,7 @@ mod tests {
             for token in &tokens {
                 remember(&memory, token);
             }
-            let held = tokens.iter().filter(|token| memory.recall(*token).is_ok()).count();
+            let held = tokens.iter().filter(|token| knows(&memory, *token)).count();
             assert!(held <= capacity && held >= capacity / 2, "{held} of {capacity}");
         }
     }

@@ -53,7 +53,7 @@ pub use subject::Subject;
 pub use trust::{Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
 
 use key_set::NoKey;
-use memory::{Memory, Remembered};
+use memory::{Digest, Memory, Remembered};
 use token::UnverifiedToken;
 
 /// Decides about tokens by one issuer's keys and one set of rules.
@@ -81,24 +81,29 @@ impl Verifier {
     ///
     /// [`VerifyError`]: the token is invalid, or its holder isn't allowed in, or the issuer's keys can't be had.
     pub async fn verify(&self, token: &[u8], now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
-        let digest = match self.memory.recall(token) {
-            // A key that was replaced under the same `kid` is another key.
-            Ok(Remembered { claims, key }) if self.keys.key(key.kid()).await? == key => {
-                self.trust.judge_time(&claims, now).inspect_err(|_| self.memory.forget(token))?;
-                return Ok(claims);
-            }
-            Ok(_) => None,
-            Err(digest) => digest,
-        };
+        if let Some(remembered) = self.memory.last(token)
+            && self.keys.key(remembered.key.kid()).await? == remembered.key
+        {
+            return self.judge_again(token, remembered, now);
+        }
         let unverified = UnverifiedToken::parse(token)?;
         let key = self.keys.key(&unverified.kid).await?;
+        let digest = Digest::of(token);
+        // A key that was replaced under the same `kid` is another key.
+        if let Some(remembered) = self.memory.get(&digest).filter(|remembered| remembered.key == key) {
+            return self.judge_again(token, remembered, now);
+        }
         key.verify(&unverified)?;
         let claims = Arc::new(Claims::from_signed(unverified.payload)?);
         self.trust.judge(&claims, now)?;
-        if let Some(digest) = digest {
-            self.memory.remember(token, digest, Remembered { claims: claims.clone(), key });
-        }
+        self.memory.remember(token, digest, Remembered { claims: claims.clone(), key });
         Ok(claims)
+    }
+
+    /// Of what is remembered, the time alone can have changed.
+    fn judge_again(&self, token: &[u8], known: Remembered, now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
+        self.trust.judge_time(&known.claims, now).inspect_err(|_| self.memory.forget(token))?;
+        Ok(known.claims)
     }
 }
 
