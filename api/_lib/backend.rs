@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use reqwest::header::{ACCEPT, AUTHORIZATION};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
@@ -19,9 +19,9 @@ use crate::timing::Timing;
 use crate::token::Token;
 
 /// What lets a call through Vercel's Deployment Protection, where the calling project is a trusted source.
-const TRUSTED_SOURCE: &str = "x-vercel-trusted-oidc-idp-token";
+const TRUSTED_SOURCE: HeaderName = HeaderName::from_static("x-vercel-trusted-oidc-idp-token");
 /// What ties the two ends' traces and logs together.
-const PASSED_ON: [&str; 2] = ["traceparent", "x-vercel-id"];
+const PASSED_ON: [HeaderName; 2] = [HeaderName::from_static("traceparent"), HeaderName::from_static("x-vercel-id")];
 
 /// Why the call brought no answer to pass on.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ pub(crate) async fn call(
         request = request.header(TRUSTED_SOURCE, token.header());
     }
     for name in PASSED_ON {
-        if let Some(value) = incoming.get(name) {
+        if let Some(value) = incoming.get(&name) {
             request = request.header(name, value);
         }
     }

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::problem::holds_part_of;
 use crate::token::Token;
 
-const NAME: &str = "server-timing";
+const NAME: HeaderName = HeaderName::from_static("server-timing");
 /// What this end measures itself.
 const STEPS: [&str; 3] = ["token", "exchange", "backend"];
 /// The most of the backend's entries that is carried through.
@@ -22,8 +22,9 @@ impl Timing {
     /// Adds a step that began then and ends now.
     pub(crate) fn add(&mut self, name: &str, started: Instant) {
         let separator = if self.0.is_empty() { "" } else { ", " };
+        let micros = started.elapsed().as_micros() as u64;
         // Writing to a string can't fail.
-        let _ = write!(self.0, "{separator}{name};dur={:.2}", started.elapsed().as_secs_f64() * 1000.0);
+        let _ = write!(self.0, "{separator}{name};dur={}.{:03}", micros / 1000, micros % 1000);
     }
 
     /// Carries the backend's own entries through, if they are well formed, short, without any part of the token, and

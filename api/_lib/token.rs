@@ -129,13 +129,13 @@ impl Token {
     /// The value for an `Authorization` header, marked sensitive.
     #[must_use]
     pub fn bearer(&self) -> HeaderValue {
-        sensitive(&Zeroizing::new(format!("Bearer {}", self.expose())))
+        sensitive(["Bearer ", self.expose()].concat())
     }
 
     /// The value for a header that holds the bare token, marked sensitive.
     #[must_use]
     pub fn header(&self) -> HeaderValue {
-        sensitive(self.expose())
+        sensitive(self.expose().to_owned())
     }
 
     /// The `exp` claim, which nobody has verified: good for a hint that a new token is due, and for nothing else.
@@ -160,8 +160,8 @@ impl Token {
 }
 
 #[expect(clippy::expect_used, reason = "`Token::new` lets nothing else through")]
-fn sensitive(text: &str) -> HeaderValue {
-    let mut value = HeaderValue::from_str(text).expect("visible ASCII is a header value");
+fn sensitive(text: String) -> HeaderValue {
+    let mut value = HeaderValue::try_from(text).expect("visible ASCII is a header value");
     value.set_sensitive(true);
     value
 }
