@@ -10,7 +10,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Serialize;
 
-/// An error as its client sees it. The response carries a clone among its extensions, for those who log it.
+/// An error as its client sees it. The response carries it among its extensions, for those who log it.
 #[derive(Clone, Debug)]
 pub struct Problem {
     /// The status code.
@@ -47,7 +47,7 @@ struct Body<'a> {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
         let body = Body {
             // RFC 9457, section 4.2.1: the title is then the status code's phrase.
             kind: "about:blank",
@@ -61,7 +61,7 @@ impl IntoResponse for Problem {
             // Caches may keep some errors unasked (RFC 9111, section 4.2.2); this one may be over with the next request.
             (CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
-        let mut response = (self.status, AppendHeaders(self.header.clone()), headers, Json(body)).into_response();
+        let mut response = (self.status, AppendHeaders(self.header.take()), headers, Json(body)).into_response();
         response.extensions_mut().insert(self);
         response
     }
