@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use std::{env, fs};
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, HeaderValue};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use backend::app::{App, MAX_BODY_BYTES, hello};
 use backend::auth::VerifiedCaller;
 use backend::observe::observe;
@@ -61,14 +61,16 @@ async fn main() -> Result<(), Error> {
     }
     let verifier = Arc::new(Verifier::new(trust, keys, 1));
     let caller = VerifiedCaller(verifier.verify(thousand[0].as_bytes(), SystemTime::now()).await?);
-    // As in `backend::app`, but for the guard.
+    // As in `backend::app`, but for the verification and its `Server-Timing`.
+    let seen = caller.clone();
     let layers = ServiceBuilder::new()
         .layer(observe())
-        .map_request({
-            let caller = caller.clone();
-            move |request| let_in(request, &caller)
+        .map_response(move |mut response: Response| {
+            response.extensions_mut().insert(seen.clone());
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
         })
-        .map_response(let_out)
+        .layer(Extension(caller.clone()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let guarded = Router::new().route("/", get(hello)).route("/rsa", rsa).layer(layers).with_state(verifier);
     let open = Router::new().route("/", get(async move || hello(caller.clone()).await));
@@ -77,18 +79,6 @@ async fn main() -> Result<(), Error> {
         axum::serve(plain, open),
     )?;
     Ok(())
-}
-
-// What `auth::require` does but for the verification, its `Server-Timing`, and the caller for the log.
-
-fn let_in(mut request: Request, caller: &VerifiedCaller) -> Request {
-    request.extensions_mut().insert(caller.clone());
-    request
-}
-
-fn let_out(mut response: Response) -> Response {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 async fn listen() -> std::io::Result<TcpListener> {

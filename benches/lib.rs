@@ -15,7 +15,7 @@ pub fn token(key: &SigningKey, issuer: &str, number: usize) -> String {
     key.mint(&claims)
 }
 
-/// This token with another's signature: one by a stranger might be refused for its size alone.
+/// This token with another's signature: one by another key might be refused for its size alone.
 pub fn forged(token: &str, other: &str) -> String {
     let (signing_input, _) = token.rsplit_once('.').unwrap_or_default();
     let (_, signature) = other.rsplit_once('.').unwrap_or_default();

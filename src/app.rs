@@ -22,8 +22,8 @@ use crate::problem::Problem;
 /// What a handler may read of a request's body, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The application: a router, and a last look at what it answers, which is not a layer of the router's for two reasons:
-/// axum adds an `Allow` header outside of all layers, and each layer costs every request a few allocations.
+/// The application: a router, and a last look at what it answers. That is no layer of the router's, for axum adds an
+/// `Allow` header outside of all layers.
 pub type App = MapResponse<Router, fn(Response) -> Response>;
 
 /// The application, ready to be served. The place for your routes.
@@ -116,6 +116,9 @@ async fn method_not_allowed(_: VerifiedCaller) -> Problem {
 mod tests {
     #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and one panics to be caught")]
 
+    use std::io;
+    use std::sync::Mutex;
+
     use axum::body::{Body, Bytes, to_bytes};
     use axum::http::Request;
     use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
@@ -153,14 +156,39 @@ mod tests {
         (status, serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).ok())
     }
 
+    /// What is logged on this thread, a line for each event.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[tokio::test]
     async fn a_panic_is_one_requests_failure() {
         async fn fails() -> StatusCode {
             panic!("as a handler may")
         }
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone());
+        let _guard = tracing::subscriber::set_default(subscriber.finish());
         let (app, bearer) = with_routes(Router::new().route("/fails", post(fails)).route("/", post(|| async {}))).await;
         let (status, problem) = answer(&app, "/fails", &bearer, Body::empty()).await;
         assert_eq!((status, &problem.unwrap()["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("internal_error")));
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let event: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let expected =
+            json!({ "level": "ERROR", "method": "POST", "route": "/fails", "status": 500, "code": "internal_error" });
+        for (field, value) in expected.as_object().unwrap() {
+            assert_eq!(&event[field], value, "{field}");
+        }
         assert_eq!(answer(&app, "/", &bearer, Body::empty()).await.0, StatusCode::OK);
     }
 

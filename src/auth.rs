@@ -168,6 +168,7 @@ impl From<VerifyError> for Problem {
     fn from(error: VerifyError) -> Self {
         match error {
             VerifyError::Invalid(reason) => {
+                // Joined in one go, for strangers can ask for as many of these as they like.
                 let reason = description(&reason.to_string());
                 let challenge = ["Bearer error=\"invalid_token\", error_description=\"", &reason, "\""].concat();
                 let challenge = HeaderValue::try_from(challenge)
@@ -200,7 +201,8 @@ fn description(reason: &str) -> String {
         b' '..=b'~' => byte,
         _ => b'?',
     };
-    String::from_utf8(reason.bytes().take(200).map(allowed).collect()).unwrap_or_default()
+    let text: Vec<_> = reason.bytes().take(200).map(allowed).collect();
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ where
     layer_fn(|service: S| {
         service_fn(move |request: Request| {
             let asked = Asked::new(&request);
+            // Nothing that a panic leaves half-made is used again: it goes with its request.
             let answer = AssertUnwindSafe(service.clone().oneshot(request)).catch_unwind();
             answer.map(move |answer| {
                 let response = answer.unwrap_or_else(|_| Ok(panicked().into_response()))?;
@@ -41,7 +42,7 @@ where
 
 /// What an event says of its request.
 struct Asked {
-    at: Instant,
+    began: Instant,
     method: Method,
     route: Option<MatchedPath>,
     traceparent: Option<HeaderValue>,
@@ -52,7 +53,7 @@ impl Asked {
     fn new(request: &Request) -> Self {
         let headers = request.headers();
         Self {
-            at: Instant::now(),
+            began: Instant::now(),
             method: request.method().clone(),
             route: request.extensions().get::<MatchedPath>().cloned(),
             traceparent: headers.get(TRACEPARENT).cloned(),
@@ -68,7 +69,7 @@ impl Asked {
                     method = self.method.as_str(),
                     route = self.route.as_ref().map(MatchedPath::as_str),
                     status = response.status().as_u16(),
-                    duration_ms = self.at.elapsed().as_micros() as f64 / 1000.0,
+                    duration_ms = self.began.elapsed().as_micros() as f64 / 1000.0,
                     code = problem.map(|problem| problem.code),
                     reason = problem.map(|problem| problem.detail.as_str()),
                     sub = response.extensions().get().and_then(|VerifiedCaller(claims)| claims.sub.as_deref()),

@@ -141,8 +141,6 @@ impl Connections {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                // A client may close its half once it has asked; to watch for that would cost each request a buffer.
-                .half_close(true)
                 // Answers are small: to copy one behind its head costs less than a write from two places.
                 .writev(false)
                 .max_buf_size(MAX_HEAD_BYTES)

@@ -92,22 +92,6 @@ async fn a_client_that_stops_reading_is_left_after_10_s() {
     assert!(answers > 0 && answers < written / (requests.len() / 1000), "{answers} answers");
 }
 
-/// Who has sent all may close that half, and is answered on the other however long it takes.
-#[tokio::test]
-async fn a_client_that_has_closed_its_half_is_answered() {
-    let issuer = FakeIssuer::start(&KEY).await;
-    issuer.hold();
-    let backend = Backend::start(&issuer).await;
-    let mut stream = TcpStream::connect(backend.address).await.unwrap();
-    stream.write_all(format!("GET / HTTP/1.1\r\nauthorization: Bearer {}\r\n\r\n", token()).as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
-    // By the end of a later request the server has seen the end of this one.
-    assert!(is_healthy(backend.address).await);
-    issuer.asked(1).await;
-    issuer.release();
-    assert_eq!(Answer::parse(rest(&mut stream).await).status, 200);
-}
-
 /// Sends a request on a connection that is kept, and reads the answer to it.
 async fn ask_again(stream: &mut TcpStream) {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

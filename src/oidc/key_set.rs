@@ -70,8 +70,8 @@ impl KeySet {
 
     /// Starts a fetch, unless keys are held, one is running, or one has failed just now. Doesn't wait for it.
     pub fn prefetch(&self) {
-        let now = Instant::now();
         let mut state = self.write();
+        let now = Instant::now();
         if state.live(now).is_none() {
             self.refresh(&mut state, now);
         }
@@ -97,8 +97,8 @@ impl KeySet {
 
     async fn ask(&self, kid: &str) -> Result<Arc<Key>, NoKey> {
         let mut fetch = {
-            let now = Instant::now();
             let mut state = self.write();
+            let now = Instant::now();
             if state.live(now).is_some_and(|held| !held.is_fresh(now)) {
                 self.refresh(&mut state, now);
             }
@@ -109,8 +109,8 @@ impl KeySet {
         };
         // Nothing is ever sent: the sender's end is the fetch's.
         let _ended = fetch.changed().await;
-        let now = Instant::now();
         let mut state = self.write();
+        let now = Instant::now();
         match state.get(kid, now) {
             Some(key) => Ok(key.clone()),
             None => {
@@ -188,9 +188,9 @@ impl State {
         }
     }
 
-    /// The same, where no fetch is due either.
+    /// The same, while the keys are so fresh that no fetch is due either.
     fn fresh_answer(&self, kid: &str, now: Instant) -> Option<Result<Arc<Key>, NoKey>> {
-        self.held.as_ref().filter(|held| held.is_fresh(now)).and_then(|_| self.answer(kid, now))
+        if self.held.as_ref()?.is_fresh(now) { self.answer(kid, now) } else { None }
     }
 
     /// Somebody's `kid` was not to be had. While there are no keys at all, that says nothing about it.

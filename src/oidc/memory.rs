@@ -41,6 +41,11 @@ impl Memory {
         last.as_ref().filter(|(last, _)| equal(last, token)).map(|(_, remembered)| remembered.clone())
     }
 
+    /// What the token is remembered by; nothing where nothing is remembered.
+    pub(super) fn digest(&self, token: &[u8]) -> Option<Digest> {
+        self.0.as_ref().map(|_| Digest::of(token))
+    }
+
     /// What was remembered of the token with this digest.
     pub(super) fn get(&self, digest: &Digest) -> Option<Remembered> {
         self.0.as_ref()?.by_digest.get(digest)
@@ -72,7 +77,7 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
 pub(super) struct Digest([u8; 32]);
 
 impl Digest {
-    pub(super) fn of(token: &[u8]) -> Self {
+    fn of(token: &[u8]) -> Self {
         let mut digest = [0; 32];
         digest.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
         Self(digest)

@@ -53,7 +53,7 @@ pub use subject::Subject;
 pub use trust::{Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
 
 use key_set::NoKey;
-use memory::{Digest, Memory, Remembered};
+use memory::{Memory, Remembered};
 use token::UnverifiedToken;
 
 /// Decides about tokens by one issuer's keys and one set of rules.
@@ -81,6 +81,7 @@ impl Verifier {
     ///
     /// [`VerifyError`]: the token is invalid, or its holder isn't allowed in, or the issuer's keys can't be had.
     pub async fn verify(&self, token: &[u8], now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
+        // A key that was replaced under the same `kid` is another key.
         if let Some(remembered) = self.memory.last(token)
             && self.keys.key(remembered.key.kid()).await? == remembered.key
         {
@@ -88,22 +89,26 @@ impl Verifier {
         }
         let unverified = UnverifiedToken::parse(token)?;
         let key = self.keys.key(&unverified.kid).await?;
-        let digest = Digest::of(token);
-        // A key that was replaced under the same `kid` is another key.
-        if let Some(remembered) = self.memory.get(&digest).filter(|remembered| remembered.key == key) {
+        // Not before its length is known to be bounded and its key to be held: strangers can't have more hashed.
+        let digest = self.memory.digest(token);
+        if let Some(remembered) = digest.as_ref().and_then(|digest| self.memory.get(digest))
+            && key == remembered.key
+        {
             return self.judge_again(token, remembered, now);
         }
         key.verify(&unverified)?;
         let claims = Arc::new(Claims::from_signed(unverified.payload)?);
         self.trust.judge(&claims, now)?;
-        self.memory.remember(token, digest, Remembered { claims: claims.clone(), key });
+        if let Some(digest) = digest {
+            self.memory.remember(token, digest, Remembered { claims: claims.clone(), key });
+        }
         Ok(claims)
     }
 
-    /// Of what is remembered, the time alone can have changed.
-    fn judge_again(&self, token: &[u8], known: Remembered, now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
-        self.trust.judge_time(&known.claims, now).inspect_err(|_| self.memory.forget(token))?;
-        Ok(known.claims)
+    /// The claims of a remembered token whose key is still the issuer's: only the time is judged anew.
+    fn judge_again(&self, token: &[u8], remembered: Remembered, now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
+        self.trust.judge_time(&remembered.claims, now).inspect_err(|_| self.memory.forget(token))?;
+        Ok(remembered.claims)
     }
 }
 

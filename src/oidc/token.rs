@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::IgnoredAny};
 use super::Invalid;
 
 /// Vercel's tokens are about 1 KiB. The bound caps what a stranger can make this process decode and hash.
-pub(super) const MAX_TOKEN_BYTES: usize = 8 * 1024;
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// The parts of a token that nobody has vouched for yet.
 pub(super) struct UnverifiedToken<'t> {
