@@ -68,6 +68,17 @@ async fn says_null_where_the_token_says_nothing() {
 }
 
 #[tokio::test]
+async fn says_how_long_the_verification_took() {
+    let backend = ready().await;
+    for (token, status) in [(token(), 200), (FORGED_KEY.mint(&claims()), 401)] {
+        let answer = backend.get(&token).await;
+        assert_eq!(answer.status, status);
+        let milliseconds = answer.header("server-timing").unwrap().strip_prefix("verify;dur=").unwrap();
+        assert!((0.0..10_000.0).contains(&milliseconds.parse::<f64>().unwrap()), "{milliseconds}");
+    }
+}
+
+#[tokio::test]
 async fn asks_for_a_token_where_there_is_none() {
     let backend = ready().await;
     let without = request(backend.address, "GET", "/", &[]).await;

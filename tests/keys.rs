@@ -191,6 +191,20 @@ async fn an_unknown_kid_triggers_one_fetch_for_all_who_wait() {
 }
 
 #[tokio::test]
+async fn a_fetch_that_was_started_for_another_reason_counts_as_well() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    issuer.hold();
+    let backend = Backend::start(&issuer).await;
+    issuer.asked(1).await;
+    let waiting = later(&backend, token_of_kid("unknown"));
+    backend.turns().await;
+    issuer.release();
+    assert_eq!(waiting.await.unwrap().status, 401);
+    assert_eq!(backend.get(&token_of_kid("another")).await.status, 401);
+    assert_eq!(issuer.fetches(), 1);
+}
+
+#[tokio::test]
 async fn a_fetch_that_brought_the_key_starts_no_cooldown() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
