@@ -3,10 +3,11 @@
 //! What `axum::serve` leaves open is bounded here: the time for a request's head, the time that a client may refuse to
 //! read, and the number of connections. Where that number is reached, whoever has been silent longest makes room.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -14,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
@@ -83,56 +84,70 @@ fn max_connections() -> io::Result<usize> {
 
 struct Connections {
     max: usize,
-    began: Instant,
     /// Ends all with its own end.
     tasks: JoinSet<()>,
-    open: Vec<Connection>,
+    open: HashMap<Id, Connection>,
 }
 
 struct Connection {
     task: AbortHandle,
-    /// Milliseconds since the server began, or [`BUSY`].
-    silent_since: Arc<AtomicU64>,
+    /// The number of its present silence, the lowest being the longest, or [`BUSY`].
+    silence: Arc<AtomicU64>,
 }
 
 /// A request is being answered.
 const BUSY: u64 = u64::MAX;
 
+/// Numbers the silences of all connections in the order in which they begin.
+fn next_silence() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Connections {
     fn new(max: usize) -> Self {
-        Self { max, began: Instant::now(), tasks: JoinSet::new(), open: Vec::new() }
+        Self { max, tasks: JoinSet::new(), open: HashMap::new() }
     }
 
     /// Waits until there is room for one more. Only where each connection is being answered does this take time.
     async fn room(&mut self) {
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            self.forget(ended);
+        }
         while self.open.len() >= self.max {
-            let before = self.open.len();
-            self.open.retain(|connection| !connection.task.is_finished());
-            if self.open.len() < before {
-                continue;
-            }
-            let since = |(_, connection): &(usize, &Connection)| connection.silent_since.load(Ordering::Relaxed);
-            let silent = self.open.iter().enumerate().filter(|connection| since(connection) != BUSY).min_by_key(since);
-            match silent.map(|(longest, _)| longest) {
-                Some(longest) => self.open.remove(longest).task.abort(),
-                None => drop(self.tasks.join_next().await),
+            let silence = |(_, connection): &(&Id, &Connection)| connection.silence.load(Ordering::Relaxed);
+            let silent = self.open.iter().filter(|connection| silence(connection) != BUSY).min_by_key(silence);
+            match silent.map(|(longest, _)| *longest) {
+                Some(longest) => {
+                    if let Some(connection) = self.open.remove(&longest) {
+                        connection.task.abort();
+                    }
+                }
+                None => {
+                    if let Some(ended) = self.tasks.join_next_with_id().await {
+                        self.forget(ended);
+                    }
+                }
             }
         }
     }
 
+    /// A handle to a task keeps all of its memory, so none outlives its connection.
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+        self.open.remove(&id);
+    }
+
     fn add(&mut self, stream: TcpStream, app: App, watcher: Watcher) {
-        let began = self.began;
-        let now = move || began.elapsed().as_millis() as u64;
-        let silent_since = Arc::new(AtomicU64::new(now()));
-        let activity = silent_since.clone();
+        let silence = Arc::new(AtomicU64::new(next_silence()));
+        let own = silence.clone();
         let task = self.tasks.spawn(async move {
             let service = service_fn(move |request| {
-                let (app, activity) = (app.clone(), activity.clone());
+                let (app, own) = (app.clone(), own.clone());
                 async move {
-                    activity.store(BUSY, Ordering::Relaxed);
+                    own.store(BUSY, Ordering::Relaxed);
                     let response = app.oneshot(request).await;
-                    activity.store(now(), Ordering::Relaxed);
+                    own.store(next_silence(), Ordering::Relaxed);
                     response
                 }
             });
@@ -150,7 +165,7 @@ impl Connections {
                 tracing::debug!(%error, "a connection ended early");
             }
         });
-        self.open.push(Connection { task, silent_since });
+        self.open.insert(task.id(), Connection { task, silence });
     }
 }
 
@@ -160,11 +175,75 @@ mod tests {
 
     use axum::Router;
     use axum::routing::get;
+    use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::{Semaphore, mpsc, oneshot};
     use tower::util::MapResponse;
 
     use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    fn app(routes: Router) -> App {
+        MapResponse::new(routes, std::convert::identity)
+    }
+
+    /// The client's end of a new connection.
+    async fn connect(connections: &mut Connections, graceful: &GracefulShutdown, routes: &Router) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        connections.add(stream, app(routes.clone()), graceful.watcher());
+        client
+    }
+
+    #[tokio::test]
+    async fn only_the_silent_make_room() {
+        let (entered, mut entries) = mpsc::unbounded_channel();
+        let answers = Arc::new(Semaphore::new(0));
+        let may_answer = answers.clone();
+        let waits = get(async move || {
+            entered.send(()).unwrap();
+            may_answer.acquire().await.unwrap().forget();
+        });
+        let routes = Router::new().route("/", waits);
+        let (mut connections, graceful) = (Connections::new(2), GracefulShutdown::new());
+        let mut asking = Vec::new();
+        for _ in 0..2 {
+            let mut asks = connect(&mut connections, &graceful, &routes).await;
+            asks.write_all(REQUEST).await.unwrap();
+            entries.recv().await.unwrap();
+            asking.push(asks);
+            if connections.open.len() < connections.max {
+                // Silent for a shorter time than the other has been open.
+                let mut silent = connect(&mut connections, &graceful, &routes).await;
+                connections.room().await;
+                let closed = tokio::time::timeout(Duration::from_secs(1), silent.read(&mut [0])).await;
+                assert_eq!(closed.unwrap().unwrap_or_default(), 0);
+            }
+        }
+        assert!(connections.room().now_or_never().is_none());
+        answers.add_permits(2);
+        for asks in &mut asking {
+            assert_eq!(asks.read(&mut [0]).await.unwrap(), 1);
+        }
+        tokio::time::timeout(Duration::from_secs(1), connections.room()).await.unwrap();
+        assert_eq!(connections.open.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn forgets_a_connection_that_has_ended() {
+        let (mut connections, graceful) = (Connections::new(10), GracefulShutdown::new());
+        for _ in 0..5 {
+            drop(connect(&mut connections, &graceful, &Router::new()).await);
+        }
+        assert_eq!(connections.open.len(), 5);
+        while !connections.open.values().all(|connection| connection.task.is_finished()) {
+            tokio::task::yield_now().await;
+        }
+        connections.room().await;
+        assert!(connections.open.is_empty());
+    }
 
     /// A handler that never ends holds up a stop for 10 s, and no longer.
     #[tokio::test]
@@ -178,9 +257,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        let app = MapResponse::new(Router::new().route("/", hangs), std::convert::identity as fn(_) -> _);
-        let server = tokio::spawn(serve(listener, app, shutdown));
-        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let server = tokio::spawn(serve(listener, app(Router::new().route("/", hangs)), shutdown));
+        client.write_all(REQUEST).await.unwrap();
         entries.recv().await.unwrap();
         stop.send(()).unwrap();
         // The server sees it, and its clock for the rest starts.
