@@ -116,9 +116,6 @@ async fn method_not_allowed(_: VerifiedCaller) -> Problem {
 mod tests {
     #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and one panics to be caught")]
 
-    use std::io;
-    use std::sync::Mutex;
-
     use axum::body::{Body, Bytes, to_bytes};
     use axum::http::Request;
     use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
@@ -156,33 +153,18 @@ mod tests {
         (status, serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).ok())
     }
 
-    /// What is logged on this thread, a line for each event.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[tokio::test]
     async fn a_panic_is_one_requests_failure() {
         async fn fails() -> StatusCode {
             panic!("as a handler may")
         }
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone());
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(log.reopen().unwrap());
         let _guard = tracing::subscriber::set_default(subscriber.finish());
         let (app, bearer) = with_routes(Router::new().route("/fails", post(fails)).route("/", post(|| async {}))).await;
         let (status, problem) = answer(&app, "/fails", &bearer, Body::empty()).await;
         assert_eq!((status, &problem.unwrap()["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("internal_error")));
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let log = std::fs::read_to_string(log.path()).unwrap();
         let event: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
         let expected =
             json!({ "level": "ERROR", "method": "POST", "route": "/fails", "status": 500, "code": "internal_error" });

@@ -10,7 +10,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Serialize;
 
-/// An error as its client sees it. The response carries it, less the header, among its extensions, for those who log it.
+/// An error as its client sees it. The response carries it among its extensions, less the header, for those who log
+/// it.
 #[derive(Clone, Debug)]
 pub struct Problem {
     /// The status code.

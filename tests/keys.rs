@@ -20,6 +20,15 @@ async fn status(backend: &Backend, path: &str) -> u16 {
     request(backend.address, "GET", path, &[]).await.status
 }
 
+/// A backend whose first fetch waits for the issuer.
+async fn starting() -> (FakeIssuer, Backend) {
+    let issuer = FakeIssuer::start(&KEY).await;
+    issuer.hold();
+    let backend = Backend::start(&issuer).await;
+    issuer.asked(1).await;
+    (issuer, backend)
+}
+
 /// A request that is sent now and answered later.
 fn later(backend: &Backend, token: String) -> tokio::task::JoinHandle<common::Answer> {
     let address = backend.address;
@@ -28,10 +37,7 @@ fn later(backend: &Backend, token: String) -> tokio::task::JoinHandle<common::An
 
 #[tokio::test]
 async fn fetches_once_at_the_start_and_holds_nobody_up() {
-    let issuer = FakeIssuer::start(&KEY).await;
-    issuer.hold();
-    let backend = Backend::start(&issuer).await;
-    issuer.asked(1).await;
+    let (issuer, backend) = starting().await;
     assert_eq!((status(&backend, "/healthz").await, status(&backend, "/readyz").await), (200, 503));
     let waiting = later(&backend, token());
     issuer.release();
@@ -192,10 +198,7 @@ async fn an_unknown_kid_triggers_one_fetch_for_all_who_wait() {
 
 #[tokio::test]
 async fn a_fetch_that_was_started_for_another_reason_counts_as_well() {
-    let issuer = FakeIssuer::start(&KEY).await;
-    issuer.hold();
-    let backend = Backend::start(&issuer).await;
-    issuer.asked(1).await;
+    let (issuer, backend) = starting().await;
     let waiting = later(&backend, token_of_kid("unknown"));
     backend.turns().await;
     issuer.release();
@@ -366,10 +369,7 @@ async fn takes_a_document_of_256_kib() {
 /// An issuer that accepts and says nothing, or starts and doesn't end, costs 5 s.
 #[tokio::test]
 async fn a_fetch_takes_5_s_at_most() {
-    let issuer = FakeIssuer::start(&KEY).await;
-    issuer.hold();
-    let backend = Backend::start(&issuer).await;
-    issuer.asked(1).await;
+    let (issuer, backend) = starting().await;
     let waiting = later(&backend, token());
     // Its answer shows that the request before it is being answered too.
     assert_eq!(status(&backend, "/readyz").await, 503);

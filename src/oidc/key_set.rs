@@ -22,6 +22,7 @@ const USABLE: Duration = Duration::from_secs(60 * 60);
 /// How long a failed background fetch, or one that an unknown `kid` caused in vain, holds back the next of its sort:
 /// what a stranger can make this process ask of the issuer.
 const COOLDOWN: Duration = Duration::from_secs(30);
+
 /// The keys of one issuer. Clones share them.
 #[derive(Clone, Debug)]
 pub struct KeySet(Arc<Shared>);
