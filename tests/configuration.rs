@@ -322,14 +322,17 @@ async fn logs_what_rust_log_lets() {
 async fn stops_gracefully() {
     for signal in ["TERM", "INT"] {
         let issuer = FakeIssuer::start(&KEY).await;
-        issuer.hold();
         let mut backend = Program::start(&issuer, &[]).await;
         let address = backend.address;
-        let in_flight = tokio::spawn(async move { get(address, &token()).await });
+        assert_eq!(get(address, &token()).await.status, 200);
+        issuer.hold();
+        issuer.serve_keys(&[&NEXT_KEY]);
+        let in_flight = tokio::spawn(async move { get(address, &fresh_token(&NEXT_KEY)).await });
         let mut idle = tokio::net::TcpStream::connect(address).await.unwrap();
         idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
-        issuer.asked(1).await;
+        // The start's fetch has ended, so this is the request's own: it is in flight.
+        issuer.asked(2).await;
         backend.signal(signal);
         backend.prints("stopping").await;
         refuses_connections(address);
