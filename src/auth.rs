@@ -3,7 +3,7 @@
 //! [`require`] is the layer that guards every route under it, the unknown ones included; [`VerifiedCaller`] is the
 //! extractor by which a handler learns who calls, and which guards a single handler by itself. The token is taken from
 //! the `Authorization` header alone: query and cookies end up in logs and caches. To be copied, with `oidc/` and
-//! `problem.rs`: it needs axum, memchr, tower (feature `util`) and what those need.
+//! `problem.rs`: it needs axum, tower (feature `util`) and what those need.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -201,8 +201,8 @@ fn description(reason: &str) -> String {
         b' '..=b'~' => byte,
         _ => b'?',
     };
-    let text: Vec<_> = reason.bytes().take(200).map(allowed).collect();
-    String::from_utf8_lossy(&text).into_owned()
+    // ASCII is UTF-8.
+    String::from_utf8(reason.bytes().take(200).map(allowed).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Verifies Vercel OIDC tokens: a token in, its claims or the reason out. The folder to copy.
 //!
-//! It needs the crates aws-lc-rs, base64, quick_cache, reqwest, serde, serde_json (feature `raw_value`), thiserror,
-//! tokio and tracing, and nothing of the rest of this repository: no web framework, no environment variable.
+//! It needs the crates aws-lc-rs, base64, memchr, quick_cache, reqwest, serde, serde_json (feature `raw_value`),
+//! thiserror, tokio and tracing, and nothing of the rest of this repository: no web framework, no environment variable.
 //!
 //! # What it guards against
 //!

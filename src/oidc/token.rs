@@ -5,6 +5,7 @@
 //! [`key_set`](super::key_set)'s matter, the claims are [`claims`](super::claims)'.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use memchr::memchr_iter;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::IgnoredAny};
 
 use super::Invalid;
@@ -15,9 +16,9 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The parts of a token that nobody has vouched for yet.
 pub(super) struct UnverifiedToken<'t> {
     /// What the signature covers: header, dot, payload (RFC 7515, section 5.2).
-    pub(super) signing_input: &'t str,
-    pub(super) payload: &'t str,
-    pub(super) signature: &'t str,
+    pub(super) signing_input: &'t [u8],
+    pub(super) payload: &'t [u8],
+    pub(super) signature: &'t [u8],
     pub(super) kid: String,
 }
 
@@ -38,12 +39,11 @@ impl<'t> UnverifiedToken<'t> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Invalid::TooLong { bytes: token.len(), max_bytes: MAX_TOKEN_BYTES });
         }
-        let token = std::str::from_utf8(token).map_err(|_| Invalid::NotCompactJws)?;
-        let (signing_input, signature) = token.rsplit_once('.').ok_or(Invalid::NotCompactJws)?;
-        let (header, payload) = signing_input.split_once('.').ok_or(Invalid::NotCompactJws)?;
-        if payload.contains('.') {
+        let mut dots = memchr_iter(b'.', token);
+        let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
             return Err(Invalid::NotCompactJws);
-        }
+        };
+        let (header, payload, signature) = (&token[..first], &token[first + 1..second], &token[second + 1..]);
         let header: Header = decode(header).and_then(|header| object(&header)).ok_or(Invalid::MalformedHeader)?;
         if header.alg != "RS256" {
             return Err(Invalid::Algorithm);
@@ -58,12 +58,12 @@ impl<'t> UnverifiedToken<'t> {
         if header.crit.is_some() {
             return Err(Invalid::CriticalExtension);
         }
-        Ok(Self { signing_input, payload, signature, kid: header.kid })
+        Ok(Self { signing_input: &token[..second], payload, signature, kid: header.kid })
     }
 }
 
 /// Decodes a part of a token: canonical base64url without padding (RFC 7515, section 2).
-pub(super) fn decode(part: &str) -> Option<Vec<u8>> {
+pub(super) fn decode(part: impl AsRef<[u8]>) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(part).ok()
 }
 
@@ -101,8 +101,8 @@ mod tests {
         let token = token(r#"{"alg":"RS256","kid":"a"}"#);
         let UnverifiedToken { signing_input, payload, signature, kid } =
             UnverifiedToken::parse(token.as_bytes()).unwrap();
-        assert_eq!((payload, signature, kid.as_str()), ("cGF5bG9hZA", "c2lnbmF0dXJl", "a"));
-        assert_eq!(format!("{signing_input}.{signature}"), token);
+        assert_eq!((payload, signature, kid.as_str()), (&b"cGF5bG9hZA"[..], &b"c2lnbmF0dXJl"[..], "a"));
+        assert_eq!([signing_input, signature].join(&b'.'), token.as_bytes());
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         for token in ["", ".", "a.b", "a.b.c.d", "\u{e9}"] {
             assert_eq!(UnverifiedToken::parse(token.as_bytes()).err(), Some(Invalid::NotCompactJws), "{token}");
         }
-        assert_eq!(UnverifiedToken::parse(b"\xff.\xff.\xff").err(), Some(Invalid::NotCompactJws));
+        assert_eq!(UnverifiedToken::parse(b"\xff.\xff.\xff").err(), Some(Invalid::MalformedHeader));
     }
 
     #[test]
