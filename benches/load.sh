@@ -107,6 +107,8 @@ for round in $(seq "$rounds"); do
     measure "$round" bare bare / one 200
     measure "$round" bare_and_rsa bare /rsa one 200
     measure "$round" remembered backend / one 200
+    measure "$round" bare_1000_in_turn bare / thousand 200
+    measure "$round" bare_and_rsa_1000_in_turn bare /rsa thousand 200
     measure "$round" remembered_1000_in_turn quiet / thousand 200
     measure "$round" new forgetful / thousand 200
     measure "$round" forged quiet / forged 401
@@ -123,8 +125,11 @@ for round in $(seq "$rounds"); do
 done
 
 echo
-table "bare plain bare_and_rsa" plain bare bare_and_rsa remembered remembered_1000_in_turn new forged unknown_kid \
-    forged_and_logged unknown_kid_and_logged
+table "bare plain bare_and_rsa" plain bare bare_and_rsa remembered forged forged_and_logged unknown_kid \
+    unknown_kid_and_logged
+echo
+table "bare_1000_in_turn bare_and_rsa_1000_in_turn" bare_1000_in_turn bare_and_rsa_1000_in_turn \
+    remembered_1000_in_turn new
 echo
 table pass_through pass_through caller
 for connections in 1 64; do
