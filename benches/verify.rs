@@ -1,5 +1,5 @@
 //! What a verification costs, in process, beside what it can't do without: for a new token the raw RSA-2048
-//! verification, for one that is remembered the SHA-256 of the token (which the last one is even spared).
+//! verification, for one that is remembered the SHA-256 of the token (most of which is spared: see `oidc::memory`).
 //!
 //!     cargo bench -p bench
 //!

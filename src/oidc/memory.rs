@@ -3,12 +3,14 @@
 //! A function sends the same token for up to 45 minutes, so all that can't change need not be verified each time: its
 //! signature and its claims. What can, the time and the issuer's keys, [`Verifier`](super::Verifier) judges anew.
 //!
-//! Tokens are kept as SHA-256 digests, so a dump of this memory holds none but the last one. That one is compared as it
-//! is: most often a single function calls, and to hash its token would take longer than all the rest of a verification.
+//! A token is kept as what it signs and the SHA-256 of its signature. Without the signature it is no token, so a dump of
+//! this memory holds none but the last one; to hash the claims too, which are here anyway, would take three times as
+//! long. The last one is compared as it is: most often a single function calls.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::digest;
+use memchr::memrchr;
 use quick_cache::sync::Cache;
 
 use super::claims::Claims;
@@ -20,7 +22,8 @@ pub(super) struct Memory(Option<Tokens>);
 struct Tokens {
     /// The one remembered last, which is in the map as well.
     last: RwLock<Option<(Box<[u8]>, Remembered)>>,
-    by_digest: Cache<Digest, Remembered>,
+    /// Beside what was signed, for a stranger can copy a signature to other claims.
+    by_signature: Cache<Digest, (Arc<[u8]>, Remembered)>,
 }
 
 #[derive(Clone)]
@@ -32,7 +35,7 @@ pub(super) struct Remembered {
 impl Memory {
     /// Room for this many tokens; for none, nothing is remembered.
     pub(super) fn new(capacity: usize) -> Self {
-        Self((capacity > 0).then(|| Tokens { last: RwLock::default(), by_digest: Cache::new(capacity) }))
+        Self((capacity > 0).then(|| Tokens { last: RwLock::default(), by_signature: Cache::new(capacity) }))
     }
 
     /// What was remembered of this token, if it is the one remembered last.
@@ -46,21 +49,22 @@ impl Memory {
         self.0.as_ref().map(|_| Digest::of(token))
     }
 
-    /// What was remembered of the token with this digest.
-    pub(super) fn get(&self, digest: &Digest) -> Option<Remembered> {
-        self.0.as_ref()?.by_digest.get(digest)
+    /// What was remembered of this token, which has this digest.
+    pub(super) fn get(&self, token: &[u8], digest: &Digest) -> Option<Remembered> {
+        let (signing_input, remembered) = self.0.as_ref()?.by_signature.get(digest)?;
+        (*signing_input == *parts(token).0).then_some(remembered)
     }
 
     pub(super) fn remember(&self, token: &[u8], digest: Digest, remembered: Remembered) {
         if let Some(tokens) = &self.0 {
-            tokens.by_digest.insert(digest, remembered.clone());
+            tokens.by_signature.insert(digest, (parts(token).0.into(), remembered.clone()));
             *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some((token.into(), remembered));
         }
     }
 
     pub(super) fn forget(&self, token: &[u8]) {
         if let Some(tokens) = &self.0 {
-            tokens.by_digest.remove(&Digest::of(token));
+            tokens.by_signature.remove(&Digest::of(token));
             tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| equal(last, token));
         }
     }
@@ -72,14 +76,19 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
 
-/// The SHA-256 of a token.
+/// What is signed, and the signature (with the dot).
+fn parts(token: &[u8]) -> (&[u8], &[u8]) {
+    token.split_at(memrchr(b'.', token).unwrap_or(0))
+}
+
+/// The SHA-256 of a token's signature.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct Digest([u8; 32]);
 
 impl Digest {
     fn of(token: &[u8]) -> Self {
         let mut digest = [0; 32];
-        digest.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
+        digest.copy_from_slice(digest::digest(&digest::SHA256, parts(token).1).as_ref());
         Self(digest)
     }
 }
@@ -106,25 +115,24 @@ mod tests {
     }
 
     fn knows(memory: &Memory, token: &[u8]) -> bool {
-        memory.last(token).is_some() || memory.get(&Digest::of(token)).is_some()
+        memory.last(token).is_some() || memory.get(token, &Digest::of(token)).is_some()
     }
 
     #[test]
     fn knows_a_token_by_its_bytes() {
         let memory = Memory::new(10);
-        for token in [b"token 1", b"token 2"] {
+        for token in [b"h.c.1", b"h.c.2"] {
             remember(&memory, token);
         }
-        assert!(memory.last(b"token 1").is_none());
-        assert!(memory.last(b"token 2").is_some());
-        for token in [b"token 1", b"token 2"] {
-            assert!(memory.get(&Digest::of(token)).is_some());
+        assert!(memory.last(b"h.c.1").is_none());
+        assert!(memory.last(b"h.c.2").is_some());
+        for other in [&b"h.d.1"[..], b"H.c.1", b"h.c.3", b"h.c.11", b"h.c.", b"h.c", b".1", b"1", b""] {
+            assert!(!knows(&memory, other), "{}", other.escape_ascii());
+        }
+        for token in [b"h.c.1", b"h.c.2"] {
+            assert!(memory.get(token, &Digest::of(token)).is_some());
             memory.forget(token);
             assert!(!knows(&memory, token));
-        }
-        remember(&memory, b"token");
-        for other in [&b"Token"[..], b"toke", b"token ", b""] {
-            assert!(!knows(&memory, other));
         }
     }
 
@@ -132,11 +140,11 @@ mod tests {
     fn stays_at_its_bound() {
         for capacity in [0, 1, 10, 1000] {
             let memory = Memory::new(capacity);
-            let tokens: Vec<_> = (0..5000_u32).map(u32::to_be_bytes).collect();
+            let tokens: Vec<_> = (0..5000).map(|number| format!("h.c.{number}")).collect();
             for token in &tokens {
-                remember(&memory, token);
+                remember(&memory, token.as_bytes());
             }
-            let held = tokens.iter().filter(|token| knows(&memory, *token)).count();
+            let held = tokens.iter().filter(|token| knows(&memory, token.as_bytes())).count();
             assert!(held <= capacity && held >= capacity / 2, "{held} of {capacity}");
         }
     }

@@ -91,7 +91,7 @@ impl Verifier {
         let key = self.keys.key(&unverified.kid).await?;
         // Not before its length is known to be bounded and its key to be held: strangers can't have more hashed.
         let digest = self.memory.digest(token);
-        if let Some(remembered) = digest.as_ref().and_then(|digest| self.memory.get(digest))
+        if let Some(remembered) = digest.as_ref().and_then(|digest| self.memory.get(token, digest))
             && key == remembered.key
         {
             return self.judge_again(token, remembered, now);
