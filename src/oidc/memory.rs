@@ -3,9 +3,9 @@
 //! A function sends the same token for up to 45 minutes, so all that can't change need not be verified each time: its
 //! signature and its claims. What can, the time and the issuer's keys, [`Verifier`](super::Verifier) judges anew.
 //!
-//! A token is kept as what it signs and the SHA-256 of its signature. Without the signature it is no token, so a dump of
-//! this memory holds none but the last one; to hash the claims too, which are here anyway, would take three times as
-//! long. The last one is compared as it is: most often a single function calls.
+//! A token is kept as what was signed and the SHA-256 of the signature. Without its signature it is no token, so a dump of
+//! this memory holds none but the last one. (To hash what was signed too, whose claims are here anyway, would take more
+//! than twice as long.) The last one is compared as it is: most often a single function calls.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -22,7 +22,7 @@ pub(super) struct Memory(Option<Tokens>);
 struct Tokens {
     /// The one remembered last, which is in the map as well.
     last: RwLock<Option<(Box<[u8]>, Remembered)>>,
-    /// Beside what was signed, for a stranger can copy a signature to other claims.
+    /// Beside what was signed: whoever has a token can put its signature under other claims.
     by_signature: Cache<Digest, (Arc<[u8]>, Remembered)>,
 }
 
