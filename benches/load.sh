@@ -53,9 +53,9 @@ function_ pass_through target/release/pass_through
 
 cat >"$work/tokens.lua" <<'LUA'
 local requests, last = {}, 0
+local name, scheme = os.getenv("HEADER"):match("(.-): (.*)")
 for token in io.lines(os.getenv("TOKENS")) do
-  local headers = { Authorization = "Bearer " .. token, ["x-vercel-oidc-token"] = token }
-  requests[#requests + 1] = wrk.format("GET", nil, headers)
+  requests[#requests + 1] = wrk.format("GET", nil, { [name] = scheme .. token })
 end
 function request()
   last = last % #requests + 1
@@ -66,13 +66,13 @@ LUA
 cpu() { awk '{ sum += $1 } END { printf "%.0f", sum }' /proc/"${pid[$1]}"/task/*/schedstat; }
 
 measure() { # ROUND CASE SERVER PATH TOKENS STATUS [CONNECTIONS]
-    local before after status
-    status=$(sed -n '1s/.*/Authorization: Bearer &\nx-vercel-oidc-token: &/p' "$work/$5" |
-        curl -so "$work/answer" -w '%{http_code}' -H @- "${url[$3]}$4")
+    local before after status header='Authorization: Bearer '
+    case $3 in caller | pass_through) header='x-vercel-oidc-token: ' ;; esac
+    status=$(sed -n "1s/.*/$header&/p" "$work/$5" | curl -so "$work/answer" -w '%{http_code}' -H @- "${url[$3]}$4")
     [ "$status" = "$6" ] || { echo "$2: status $status, expected $6" >&2; exit 1; }
     before=$(cpu "$3")
     # As a batch job, wrk doesn't interrupt the server whenever an answer wakes it up.
-    TOKENS="$work/$5" taskset -c "$core" chrt --batch 0 \
+    HEADER=$header TOKENS="$work/$5" taskset -c "$core" chrt --batch 0 \
         wrk -t1 -c"${7:-16}" -d1 --latency -s "$work/tokens.lua" "${url[$3]}$4" >"$work/wrk"
     after=$(cpu "$3")
     awk -v key="$1 $2" -v cpu=$((after - before)) '
