@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{SHA256, digest};
 use memchr::memrchr;
 use quick_cache::sync::Cache;
 
@@ -21,13 +21,24 @@ pub(super) struct Memory(Option<Tokens>);
 
 struct Tokens {
     /// The one remembered last, which is in the map as well.
-    last: RwLock<Option<(Box<[u8]>, Remembered)>>,
-    /// Beside what was signed: whoever has a token can put its signature under other claims.
-    by_signature: Cache<Digest, (Arc<[u8]>, Remembered)>,
+    last: RwLock<Option<Last>>,
+    /// By the end of the signature, which is as good as random: a stranger's token is not hashed to be found missing.
+    by_end: Cache<End, Arc<Remembered>>,
 }
 
-#[derive(Clone)]
+/// The last bytes of a token, and so of its signature: no RS256 signature is shorter.
+type End = [u8; 8];
+
+struct Last {
+    token: Box<[u8]>,
+    remembered: Arc<Remembered>,
+}
+
+/// A token that was verified.
 pub(super) struct Remembered {
+    /// Compared beside the signature: whoever has a token can put its signature under other claims.
+    signing_input: Box<[u8]>,
+    signature: [u8; 32],
     pub(super) claims: Arc<Claims>,
     pub(super) key: Arc<Key>,
 }
@@ -35,38 +46,51 @@ pub(super) struct Remembered {
 impl Memory {
     /// Room for this many tokens; for none, nothing is remembered.
     pub(super) fn new(capacity: usize) -> Self {
-        Self((capacity > 0).then(|| Tokens { last: RwLock::default(), by_signature: Cache::new(capacity) }))
+        Self((capacity > 0).then(|| Tokens { last: RwLock::default(), by_end: Cache::new(capacity) }))
     }
 
-    /// What was remembered of this token, if it is the one remembered last.
-    pub(super) fn last(&self, token: &[u8]) -> Option<Remembered> {
-        let last = self.0.as_ref()?.last.read().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(last, _)| equal(last, token)).map(|(_, remembered)| remembered.clone())
+    /// What was remembered of this token.
+    pub(super) fn get(&self, token: &[u8]) -> Option<Arc<Remembered>> {
+        let (tokens, end) = (self.0.as_ref()?, token.last_chunk()?);
+        if let Some(last) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
+            && last.is(token, end)
+        {
+            return Some(last.remembered.clone());
+        }
+        let remembered = tokens.by_end.get(end)?;
+        remembered.is(token).then_some(remembered)
     }
 
-    /// What the token is remembered by; nothing where nothing is remembered.
-    pub(super) fn digest(&self, token: &[u8]) -> Option<Digest> {
-        self.0.as_ref().map(|_| Digest::of(token))
-    }
-
-    /// What was remembered of this token, which has this digest.
-    pub(super) fn get(&self, token: &[u8], digest: &Digest) -> Option<Remembered> {
-        let (signing_input, remembered) = self.0.as_ref()?.by_signature.get(digest)?;
-        (*signing_input == *parts(token).0).then_some(remembered)
-    }
-
-    pub(super) fn remember(&self, token: &[u8], digest: Digest, remembered: Remembered) {
-        if let Some(tokens) = &self.0 {
-            tokens.by_signature.insert(digest, (parts(token).0.into(), remembered.clone()));
-            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some((token.into(), remembered));
+    pub(super) fn remember(&self, token: &[u8], claims: Arc<Claims>, key: Arc<Key>) {
+        if let (Some(tokens), Some(end)) = (&self.0, token.last_chunk()) {
+            let (signing_input, signature) = parts(token);
+            let (signing_input, signature) = (signing_input.into(), sha256(signature));
+            let remembered = Arc::new(Remembered { signing_input, signature, claims, key });
+            tokens.by_end.insert(*end, remembered.clone());
+            let last = Last { token: token.into(), remembered };
+            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some(last);
         }
     }
 
     pub(super) fn forget(&self, token: &[u8]) {
-        if let Some(tokens) = &self.0 {
-            tokens.by_signature.remove(&Digest::of(token));
-            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| equal(last, token));
+        if let (Some(tokens), Some(end)) = (&self.0, token.last_chunk()) {
+            tokens.by_end.remove(end);
+            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|last| last.is(token, end));
         }
+    }
+}
+
+impl Last {
+    fn is(&self, token: &[u8], end: &End) -> bool {
+        // Most often, the end tells them apart.
+        self.token.ends_with(end) && equal(&self.token, token)
+    }
+}
+
+impl Remembered {
+    fn is(&self, token: &[u8]) -> bool {
+        let (signing_input, signature) = parts(token);
+        *self.signing_input == *signing_input && self.signature == sha256(signature)
     }
 }
 
@@ -81,16 +105,10 @@ fn parts(token: &[u8]) -> (&[u8], &[u8]) {
     token.split_at(memrchr(b'.', token).unwrap_or(0))
 }
 
-/// The SHA-256 of a token's signature.
-#[derive(PartialEq, Eq, Hash)]
-pub(super) struct Digest([u8; 32]);
-
-impl Digest {
-    fn of(token: &[u8]) -> Self {
-        let mut digest = [0; 32];
-        digest.copy_from_slice(digest::digest(&digest::SHA256, parts(token).1).as_ref());
-        Self(digest)
-    }
+fn sha256(signature: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, signature).as_ref());
+    hash
 }
 
 #[cfg(test)]
@@ -104,35 +122,55 @@ mod tests {
     use super::super::jwk::Keys;
     use super::*;
 
-    static REMEMBERED: LazyLock<Remembered> = LazyLock::new(|| {
+    static KEY: LazyLock<Arc<Key>> = LazyLock::new(|| {
         let jwk = json!({ "kty": "RSA", "kid": "a", "n": "_".repeat(344), "e": "AQAB" });
         let keys = Keys::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
-        Remembered { claims: Arc::new(serde_json::from_str("{}").unwrap()), key: keys.get("a").unwrap().clone() }
+        keys.get("a").unwrap().clone()
     });
 
-    fn remember(memory: &Memory, token: &[u8]) {
-        memory.remember(token, Digest::of(token), REMEMBERED.clone());
+    fn remember(memory: &Memory, token: &str) {
+        let claims: Claims = serde_json::from_value(json!({ "sub": token })).unwrap();
+        memory.remember(token.as_bytes(), claims.into(), KEY.clone());
     }
 
-    fn knows(memory: &Memory, token: &[u8]) -> bool {
-        memory.last(token).is_some() || memory.get(token, &Digest::of(token)).is_some()
+    fn knows(memory: &Memory, token: &str) -> bool {
+        let remembered = memory.get(token.as_bytes());
+        assert!(remembered.as_ref().is_none_or(|it| it.claims.sub.as_deref() == Some(token)), "another's claims");
+        remembered.is_some()
     }
 
     #[test]
     fn knows_a_token_by_its_bytes() {
         let memory = Memory::new(10);
-        for token in [b"h.c.1", b"h.c.2"] {
+        let tokens = ["h.c.signature-1", "h.d.Signature-2"];
+        for token in tokens {
             remember(&memory, token);
         }
-        assert!(memory.last(b"h.c.1").is_none());
-        assert!(memory.last(b"h.c.2").is_some());
-        for other in [&b"h.d.1"[..], b"H.c.1", b"h.c.3", b"h.c.11", b"h.c.", b"h.c", b".1", b"1", b""] {
-            assert!(!knows(&memory, other), "{}", other.escape_ascii());
+        for token in tokens {
+            let (signed, signature) = token.rsplit_once('.').unwrap();
+            let others = [
+                format!("{signed}x.{signature}"),
+                format!("H{}.{signature}", &signed[1..]),
+                format!("{signed}.{signature}x"),
+                format!("{signed}.{}", &signature[..signature.len() - 1]),
+                format!("{signed}.{}", signature.replace('-', "_")),
+                format!("{signed}.{}", signature.replacen(['s', 'S'], "z", 1)),
+                format!("{signed}."),
+                format!(".{signature}"),
+                signed.to_owned(),
+                signature.to_owned(),
+                String::new(),
+            ];
+            for other in others {
+                assert!(!knows(&memory, &other), "{other}");
+            }
         }
-        for token in [b"h.c.1", b"h.c.2"] {
-            assert!(memory.get(token, &Digest::of(token)).is_some());
-            memory.forget(token);
-            assert!(!knows(&memory, token));
+        // Each other's signature.
+        assert!(!knows(&memory, "h.c.Signature-2") && !knows(&memory, "h.d.signature-1"));
+        for token in tokens {
+            assert!(knows(&memory, token), "{token}");
+            memory.forget(token.as_bytes());
+            assert!(!knows(&memory, token), "{token}");
         }
     }
 
@@ -140,11 +178,11 @@ mod tests {
     fn stays_at_its_bound() {
         for capacity in [0, 1, 10, 1000] {
             let memory = Memory::new(capacity);
-            let tokens: Vec<_> = (0..5000).map(|number| format!("h.c.{number}")).collect();
+            let tokens: Vec<_> = (0..5000).map(|number| format!("h.c.{number:08}")).collect();
             for token in &tokens {
-                remember(&memory, token.as_bytes());
+                remember(&memory, token);
             }
-            let held = tokens.iter().filter(|token| knows(&memory, token.as_bytes())).count();
+            let held = tokens.iter().filter(|token| knows(&memory, token)).count();
             assert!(held <= capacity && held >= capacity / 2, "{held} of {capacity}");
         }
     }

@@ -53,7 +53,7 @@ pub use subject::Subject;
 pub use trust::{Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
 
 use key_set::NoKey;
-use memory::{Memory, Remembered};
+use memory::Memory;
 use token::UnverifiedToken;
 
 /// Decides about tokens by one issuer's keys and one set of rules.
@@ -82,33 +82,19 @@ impl Verifier {
     /// [`VerifyError`]: the token is invalid, or its holder isn't allowed in, or the issuer's keys can't be had.
     pub async fn verify(&self, token: &[u8], now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
         // A key that was replaced under the same `kid` is another key.
-        if let Some(remembered) = self.memory.last(token)
+        if let Some(remembered) = self.memory.get(token)
             && self.keys.key(remembered.key.kid()).await? == remembered.key
         {
-            return self.judge_again(token, remembered, now);
+            self.trust.judge_time(&remembered.claims, now).inspect_err(|_| self.memory.forget(token))?;
+            return Ok(remembered.claims.clone());
         }
         let unverified = UnverifiedToken::parse(token)?;
         let key = self.keys.key(&unverified.kid).await?;
-        // Not before its length is known to be bounded and its key to be held: strangers can't have more hashed.
-        let digest = self.memory.digest(token);
-        if let Some(remembered) = digest.as_ref().and_then(|digest| self.memory.get(token, digest))
-            && key == remembered.key
-        {
-            return self.judge_again(token, remembered, now);
-        }
         key.verify(&unverified)?;
         let claims = Arc::new(Claims::from_signed(unverified.payload)?);
         self.trust.judge(&claims, now)?;
-        if let Some(digest) = digest {
-            self.memory.remember(token, digest, Remembered { claims: claims.clone(), key });
-        }
+        self.memory.remember(token, claims.clone(), key);
         Ok(claims)
-    }
-
-    /// The claims of a remembered token whose key is still the issuer's: only the time is judged anew.
-    fn judge_again(&self, token: &[u8], remembered: Remembered, now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
-        self.trust.judge_time(&remembered.claims, now).inspect_err(|_| self.memory.forget(token))?;
-        Ok(remembered.claims)
     }
 }
 
