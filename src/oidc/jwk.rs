@@ -4,7 +4,7 @@
 //! 7517, section 4; RFC 7518, sections 3.3 and 6.3.1). A key is parsed once, when its document is read: that takes a good
 //! part of the time that a verification does.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -23,6 +23,8 @@ pub(super) struct Key {
     kid: String,
     parsed: ParsedPublicKey,
 }
+
+impl Eq for Key {}
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
@@ -45,7 +47,7 @@ impl Key {
 
 /// The usable keys of a document, by `kid`. The first of several with the same `kid` counts.
 #[derive(Debug)]
-pub(super) struct Keys(HashMap<String, Arc<Key>>);
+pub(super) struct Keys(BTreeMap<String, Arc<Key>>);
 
 /// Why a document is not a key set.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +65,7 @@ impl Keys {
             keys: Vec<Box<RawValue>>,
         }
         let document: Document = object(document).ok_or(BadDocument::NotKeySet)?;
-        let mut keys = HashMap::new();
+        let mut keys = BTreeMap::new();
         for key in document.keys.iter().filter_map(|jwk| usable(jwk)) {
             keys.entry(key.kid.clone()).or_insert_with(|| Arc::new(key));
         }

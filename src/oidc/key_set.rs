@@ -174,7 +174,7 @@ impl KeySet {
 
 impl State {
     fn live(&self, now: Instant) -> Option<&Held> {
-        self.held.as_ref().filter(|held| now - held.since < USABLE)
+        self.held.as_ref().filter(|held| now < held.since + USABLE)
     }
 
     fn get(&self, kid: &str, now: Instant) -> Option<&Arc<Key>> {
@@ -215,12 +215,12 @@ impl State {
 
 impl Held {
     fn is_fresh(&self, now: Instant) -> bool {
-        now - self.since < FRESH
+        now < self.since + FRESH
     }
 }
 
 fn within_cooldown(event: Option<Instant>, now: Instant) -> bool {
-    event.is_some_and(|event| now - event < COOLDOWN)
+    event.is_some_and(|event| now < event + COOLDOWN)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
