@@ -50,7 +50,7 @@ fn protect(routes: Router<Arc<Verifier>>, verifier: Arc<Verifier>) -> App {
 /// A refusal doesn't tell strangers which paths and methods there are.
 fn hide_methods(mut response: Response) -> Response {
     let problem = response.extensions().get::<Problem>();
-    if problem.is_some_and(|problem| problem.status != StatusCode::METHOD_NOT_ALLOWED) {
+    if problem.is_some_and(|problem| problem.status() != StatusCode::METHOD_NOT_ALLOWED) {
         response.headers_mut().remove(ALLOW);
     }
     response

@@ -5,8 +5,8 @@
 //! the `Authorization` header alone: query and cookies end up in logs and caches. To be copied, with `oidc/` and
 //! `problem.rs`: it needs axum, tower (feature `util`) and what those need.
 
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use axum::extract::{FromRef, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -17,7 +17,7 @@ use memchr::memchr2;
 use tower::layer::layer_fn;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::oidc::{Claims, Verifier, VerifyError};
+use crate::oidc::{Claims, Invalid, Verifier, VerifyError};
 use crate::problem::Problem;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -69,13 +69,13 @@ where
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        Self::from_headers(&parts.headers, &Arc::from_ref(state)).await
+        Self::from_headers(&parts.headers, &Arc::from_ref(state), SystemTime::now()).await
     }
 }
 
 impl VerifiedCaller {
-    async fn from_headers(headers: &HeaderMap, verifier: &Verifier) -> Result<Self, Problem> {
-        Ok(Self(verifier.verify(bearer_token(headers)?, SystemTime::now()).await?))
+    async fn from_headers(headers: &HeaderMap, verifier: &Verifier, now: SystemTime) -> Result<Self, Problem> {
+        Ok(Self(verifier.verify(bearer_token(headers)?, now).await?))
     }
 }
 
@@ -106,23 +106,23 @@ where
         service_fn(move |mut request: Request| {
             let (service, verifier) = (service.clone(), verifier.clone());
             async move {
-                let began = Instant::now();
-                let caller = VerifiedCaller::from_headers(request.headers(), &verifier).await;
-                let micros = began.elapsed().as_micros() as u64;
+                let now = SystemTime::now();
+                let caller = VerifiedCaller::from_headers(request.headers(), &verifier, now).await;
+                let took = now.elapsed().unwrap_or_default();
                 let mut response = match caller {
                     Ok(caller) => {
                         request.extensions_mut().insert(caller.clone());
                         let mut response = service.oneshot(request).await?;
                         response.extensions_mut().insert(caller);
+                        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
                         response
                     }
                     Err(problem) => problem.into_response(),
                 };
-                let headers = response.headers_mut();
-                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                let verify = format!("verify;dur={}.{:03}", micros / 1000, micros % 1000);
-                if let Ok(verify) = HeaderValue::try_from(verify) {
-                    headers.append(SERVER_TIMING, verify);
+                // Written by serde_json, for `format!` takes as long for a number as all the rest of a verification.
+                let milliseconds = serde_json::to_string(&(took.as_micros() as f64 / 1000.0)).unwrap_or_default();
+                if let Ok(verify) = HeaderValue::try_from(["verify;dur=", &milliseconds].concat()) {
+                    response.headers_mut().append(SERVER_TIMING, verify);
                 }
                 Ok(response)
             }
@@ -164,18 +164,23 @@ fn invalid_request(detail: &str) -> Problem {
         .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_request\""))
 }
 
+fn invalid_token(reason: &Invalid) -> Problem {
+    let reason = description(reason.to_string());
+    let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{reason}\"");
+    let challenge =
+        HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\""));
+    Problem::new(StatusCode::UNAUTHORIZED, "invalid_token", format!("The token was refused: {reason}."))
+        .with_header(WWW_AUTHENTICATE, challenge)
+}
+
+/// Written once: this refusal costs a stranger nothing but a token's header, and says the same to everybody.
+static UNKNOWN_KEY: LazyLock<Problem> = LazyLock::new(|| invalid_token(&Invalid::UnknownKey));
+
 impl From<VerifyError> for Problem {
     fn from(error: VerifyError) -> Self {
         match error {
-            VerifyError::Invalid(reason) => {
-                // Joined in one go, for strangers can ask for as many of these as they like.
-                let reason = description(&reason.to_string());
-                let challenge = ["Bearer error=\"invalid_token\", error_description=\"", &reason, "\""].concat();
-                let challenge = HeaderValue::try_from(challenge)
-                    .unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\""));
-                let detail = ["The token was refused: ", &reason, "."].concat();
-                Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail).with_header(WWW_AUTHENTICATE, challenge)
-            }
+            VerifyError::Invalid(Invalid::UnknownKey) => UNKNOWN_KEY.clone(),
+            VerifyError::Invalid(reason) => invalid_token(&reason),
             VerifyError::Forbidden(reason) => {
                 let detail = format!("The token is valid, but its holder is not allowed here: {reason}.");
                 Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
@@ -194,15 +199,19 @@ impl From<VerifyError> for Problem {
 
 /// What may stand between the quotes of an `error_description` (RFC 6750, section 3), whatever the token held:
 /// printable ASCII without `"` and `\`, 200 characters at most.
-fn description(reason: &str) -> String {
-    let allowed = |byte| match byte {
-        b'"' => b'\'',
-        b'\\' => b'/',
-        b' '..=b'~' => byte,
-        _ => b'?',
-    };
+fn description(reason: String) -> String {
+    let mut bytes = reason.into_bytes();
+    bytes.truncate(200);
+    for byte in &mut bytes {
+        *byte = match *byte {
+            b'"' => b'\'',
+            b'\\' => b'/',
+            byte @ b' '..=b'~' => byte,
+            _ => b'?',
+        };
+    }
     // ASCII is UTF-8.
-    String::from_utf8(reason.bytes().take(200).map(allowed).collect()).unwrap_or_default()
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -217,7 +226,7 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, value.parse().unwrap());
         }
-        let token = bearer_token(&headers).map_err(|problem| problem.code)?;
+        let token = bearer_token(&headers).map_err(|problem| problem.code())?;
         Ok(String::from_utf8(token.to_vec()).unwrap())
     }
 
@@ -243,8 +252,8 @@ mod tests {
 
     #[test]
     fn a_description_fits_between_quotes() {
-        assert_eq!(description("a \"b\" c\\d\r\n\u{7f}é"), "a 'b' c/d?????");
-        assert_eq!(description(&"é".repeat(300)), "?".repeat(200));
-        assert_eq!(description(&"x".repeat(200)), "x".repeat(200));
+        assert_eq!(description("a \"b\" c\\d\r\n\u{7f}é".into()), "a 'b' c/d?????");
+        assert_eq!(description("é".repeat(300)), "?".repeat(200));
+        assert_eq!(description("x".repeat(200)), "x".repeat(200));
     }
 }

@@ -1,44 +1,33 @@
 //! Answers that say what is wrong: `application/problem+json` (RFC 9457).
 //!
 //! A problem has a stable `code` for programs and a sentence for people. It holds nothing of a request but what its
-//! maker puts into the sentence. To be copied: it needs axum and serde, and nothing of the rest of this
-//! repository.
+//! maker puts into the sentence. To be copied: it needs axum, serde and serde_json, and nothing of the
+//! rest of this repository.
 
-use axum::Json;
+use std::sync::Arc;
+
+use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use axum::response::{AppendHeaders, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-/// An error as its client sees it. The response carries it among its extensions, less the header, for those who log
-/// it.
+/// An error as its client sees it, written when it is made: clones cost next to nothing. The response carries it among
+/// its extensions, for those who log it.
 #[derive(Clone, Debug)]
-pub struct Problem {
-    /// The status code.
-    pub status: StatusCode,
-    /// The sort of problem. Clients compare it, so it doesn't change.
-    pub code: &'static str,
-    /// What is wrong and what to do about it, in full sentences.
-    pub detail: String,
+pub struct Problem(Arc<Written>);
+
+#[derive(Clone, Debug)]
+struct Written {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
     header: Option<(HeaderName, HeaderValue)>,
-}
-
-impl Problem {
-    /// A problem of this status and sort.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), header: None }
-    }
-
-    /// The problem, answered with this header too.
-    #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
-        self
-    }
+    json: Bytes,
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Json<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     title: Option<&'static str>,
@@ -47,22 +36,58 @@ struct Body<'a> {
     code: &'static str,
 }
 
-impl IntoResponse for Problem {
-    fn into_response(mut self) -> Response {
-        let body = Body {
+impl Problem {
+    /// A problem of this status and sort. Clients compare the code, so it should stay as it is; the detail says what is
+    /// wrong and what to do about it, in full sentences.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let json = Json {
             // RFC 9457, section 4.2.1: the title is then the status code's phrase.
             kind: "about:blank",
-            title: self.status.canonical_reason(),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            code: self.code,
+            title: status.canonical_reason(),
+            status: status.as_u16(),
+            detail: &detail,
+            code,
         };
-        let headers = [
-            (CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
-            // Caches may keep some errors unasked (RFC 9111, section 4.2.2); this one may be over with the next request.
-            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        ];
-        let mut response = (self.status, AppendHeaders(self.header.take()), headers, Json(body)).into_response();
+        // Strings and a number: nothing that JSON can't hold.
+        let json = serde_json::to_vec(&json).unwrap_or_default().into();
+        Self(Arc::new(Written { status, code, detail, header: None, json }))
+    }
+
+    /// The problem, answered with this header too.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        Arc::make_mut(&mut self.0).header = Some((name, value));
+        self
+    }
+
+    /// The status code.
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// The sort of problem.
+    pub fn code(&self) -> &'static str {
+        self.0.code
+    }
+
+    /// What is wrong and what to do about it.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(self.0.json.clone().into());
+        *response.status_mut() = self.0.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        // Caches may keep some errors unasked (RFC 9111, section 4.2.2); this one may be over with the next request.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some((name, value)) = self.0.header.clone() {
+            headers.insert(name, value);
+        }
         response.extensions_mut().insert(self);
         response
     }
