@@ -142,7 +142,9 @@ pub(crate) fn foreign_words(text: &str, token: Option<&Token>) -> String {
 /// Whether the text holds a part of the token that is long enough to matter.
 pub(crate) fn holds_part_of(text: &str, token: &Token) -> bool {
     let is_part = |part| std::str::from_utf8(part).is_ok_and(|part| token.expose().contains(part));
-    text.as_bytes().windows(MIN_PART).any(is_part)
+    // Wherever a part begins, one of these blocks is wholly in it: a few searches settle most texts.
+    let mut blocks = text.as_bytes().chunks(MIN_PART / 2 + 1).filter_map(|chunk| chunk.get(..MIN_PART / 2));
+    blocks.any(is_part) && text.as_bytes().windows(MIN_PART).any(is_part)
 }
 
 fn is_token_character(c: char) -> bool {
@@ -178,6 +180,18 @@ mod tests {
             assert_eq!(foreign_words(words, Some(&token)), shown);
         }
         assert_eq!(foreign_words(&"é".repeat(10_000), None).chars().count(), MAX_WORDS);
+    }
+
+    #[test]
+    fn a_part_of_a_token_is_found_wherever_it_stands() {
+        let token = Token::new("abcdefghijklmnopqrstuvwxyz").unwrap();
+        for before in 0..2 * MIN_PART {
+            for start in 0..=token.expose().len() - MIN_PART {
+                let text = |length| format!("{}{}!", ".".repeat(before), &token.expose()[start..start + length]);
+                assert!(holds_part_of(&text(MIN_PART), &token), "{}", text(MIN_PART));
+                assert!(!holds_part_of(&text(MIN_PART - 1), &token), "{}", text(MIN_PART - 1));
+            }
+        }
     }
 
     #[test]
