@@ -169,7 +169,8 @@ fn invalid_token(reason: &Invalid) -> Problem {
     let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{reason}\"");
     let challenge =
         HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\""));
-    Problem::new(StatusCode::UNAUTHORIZED, "invalid_token", format!("The token was refused: {reason}."))
+    let stop = if reason.ends_with('?') { "" } else { "." };
+    Problem::new(StatusCode::UNAUTHORIZED, "invalid_token", format!("The token was refused: {reason}{stop}"))
         .with_header(WWW_AUTHENTICATE, challenge)
 }
 
@@ -247,6 +248,14 @@ mod tests {
             &["", ""],
         ] {
             assert_eq!(token(values), Err("invalid_request"), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_detail_ends_as_its_sentence_does() {
+        for (reason, end) in [(Invalid::Signature, "signature is wrong."), (Invalid::UnknownKey, "been retired?")] {
+            let problem = Problem::from(VerifyError::Invalid(reason));
+            assert!(problem.detail().ends_with(end), "{}", problem.detail());
         }
     }
 
