@@ -1,5 +1,5 @@
-//! What the README's section on copying says, done word for word: three fresh projects, the files, the dependencies,
-//! the code, a build, a call.
+//! What the README's section on copying says, done word for word: a fresh project for each reader, the files, the
+//! dependencies, the code, a build, a call.
 //!
 //! It builds them from scratch, and may fetch a crate for that, so a plain `cargo test` passes over it: `cargo test
 //! --test readme -- --ignored`.
@@ -10,12 +10,15 @@ mod common;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
-use axum::Router;
-use axum::http::HeaderMap;
 use axum::routing::get;
+use axum::{Json, Router};
+use backend::auth::{self, VerifiedCaller};
+use backend::oidc::{KeySet, Trust, Verifier};
 use common::KEY;
 use local::{Deployment, Issuer, SigningKey};
+use serde_json::json;
 use tokio::net::TcpListener;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -37,14 +40,14 @@ fn block(section: &str, language: &str) -> String {
 }
 
 /// Does what the section says in a fresh project, with addresses of this test's in place of the README's, and runs the
-/// result.
-fn follow(section: &str, main: &str, port: u16, replacements: &[(&str, &str)]) -> Running {
+/// result, with these variables.
+fn follow(section: &str, main: &str, port: u16, replacements: &[(&str, &str)], variables: &[(&str, &str)]) -> Running {
     let project = tempfile::tempdir().unwrap();
     let folder = project.path();
     let run = |program: &str, arguments: &[&str]| {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(folder).env("TEMPLATE", REPOSITORY);
-        // One folder for all three, apart from the tests' own: they share most dependencies.
+        // One folder for all of them, apart from the tests' own: they share most dependencies.
         command.env("CARGO_TARGET_DIR", Path::new(REPOSITORY).join("target/readme"));
         assert!(command.status().unwrap().success(), "{program} {arguments:?}");
     };
@@ -65,8 +68,9 @@ fn follow(section: &str, main: &str, port: u16, replacements: &[(&str, &str)]) -
     let name = Path::new(main).file_stem().filter(|name| *name != "main").map_or("copied".as_ref(), |name| name);
     let program = folder.join("program");
     std::fs::copy(Path::new(REPOSITORY).join("target/readme/debug").join(name), &program).unwrap();
-    let running = Command::new(&program).env("VERCEL_DEV_PORT", port.to_string()).stdout(Stdio::null()).spawn();
-    Running(running.unwrap(), project)
+    let mut command = Command::new(&program);
+    command.env("VERCEL_DEV_PORT", port.to_string()).envs(variables.iter().copied()).stdout(Stdio::null());
+    Running(command.spawn().unwrap(), project)
 }
 
 struct Running(Child, #[expect(dead_code, reason = "the folder goes with it")] tempfile::TempDir);
@@ -112,7 +116,7 @@ async fn the_verifier_works(heading: &str) {
     let (issuer, keys) = vercel().await;
     let port = free_port().await;
     let replacements = [("https://oidc.vercel.com/acme/.well-known/jwks", keys.as_str()), ("3001", &port.to_string())];
-    let _running = follow(&section(heading), "src/main.rs", port, &replacements);
+    let _running = follow(&section(heading), "src/main.rs", port, &replacements, &[]);
     let url = format!("http://127.0.0.1:{port}/orders");
     let production = Deployment::default();
     let good = format!("Bearer {}", issuer.token(&production));
@@ -135,11 +139,22 @@ async fn the_verifier_goes_into_a_service_on_any_other_framework() {
     the_verifier_works("The verifier, into a service on any other framework").await;
 }
 
+/// An API that lets in what the README's examples call themselves, its issuer, and where it is.
+async fn protected() -> (Issuer, String) {
+    let (issuer, keys) = vercel().await;
+    let keys = KeySet::new(keys.parse().unwrap());
+    let verifier = Arc::new(Verifier::new(Trust::project("acme", "storefront", "production"), keys, 1));
+    let name = |VerifiedCaller(claims): VerifiedCaller| async move { Json(json!({ "for": claims.project })) };
+    let app = Router::new().route("/orders", get(name)).layer(auth::require(verifier.clone())).with_state(verifier);
+    (issuer, serve(app).await)
+}
+
+const ORDERS: &str = r#"{"for":"storefront"}"#;
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "builds a fresh project"]
 async fn the_token_goes_into_a_vercel_rust_function() {
-    let echo = |headers: HeaderMap| async move { headers["authorization"].to_str().unwrap().to_owned() };
-    let backend = serve(Router::new().route("/orders", get(echo))).await;
+    let (issuer, backend) = protected().await;
     let port = free_port().await;
     let section = section("The token, into a Vercel Rust function");
     // The file's own head names what it needs, for those who meet it without the README.
@@ -150,8 +165,23 @@ async fn the_token_goes_into_a_vercel_rust_function() {
         let of_the_example = ["reqwest", "vercel_runtime"].contains(&name);
         assert!(of_the_example || head.contains(&format!("`{name}`")), "{name}");
     }
-    let _running = follow(&section, "api/orders.rs", port, &[("https://api.example.com", &backend)]);
+    let _running = follow(&section, "api/orders.rs", port, &[("https://api.example.com", &backend)], &[]);
     let url = format!("http://127.0.0.1:{port}/");
-    let (status, text) = ask(&url, "x-vercel-oidc-token", "the-token").await;
-    assert_eq!((status, text.as_str()), (200, "Bearer the-token"));
+    let token = issuer.token(&Deployment::default());
+    assert_eq!(ask(&url, "x-vercel-oidc-token", &token).await, (200, ORDERS.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn the_whole_caller_goes_into_a_vercel_rust_function() {
+    let (issuer, backend) = protected().await;
+    let port = free_port().await;
+    let section = section("The whole caller, into a Vercel Rust function");
+    let backend = format!("{backend}/orders");
+    let _running = follow(&section, "api/call.rs", port, &[], &[("BACKEND_URL", &backend)]);
+    let url = format!("http://127.0.0.1:{port}/api/call");
+    let production = Deployment::default();
+    assert_eq!(ask(&url, "x-vercel-oidc-token", &issuer.token(&production)).await, (200, ORDERS.to_owned()));
+    let preview = issuer.token(&production.in_environment("preview"));
+    assert_eq!(ask(&url, "x-vercel-oidc-token", &preview).await.0, 502);
 }
