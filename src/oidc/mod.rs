@@ -3,6 +3,21 @@
 //! It needs the crates aws-lc-rs, base64, memchr, quick_cache, reqwest, serde, serde_json (feature `raw_value`),
 //! thiserror, tokio and tracing, and nothing of the rest of this repository: no web framework, no environment variable.
 //!
+//! # What a token says
+//!
+//! A function on Vercel has a JSON Web Token (RFC 7519): three parts in base64url, joined by dots. The *header* names
+//! the algorithm and, as `kid`, the key. The *payload* holds the claims. The *signature* covers both (RFC 7515). All
+//! three can be read by anybody, so a token proves something only to those who check it:
+//!
+//! - the *issuer* (`iss`) has signed it: `https://oidc.vercel.com/TEAM`. It publishes its public keys as a *key set*
+//!   (JWK Set, RFC 7517) below that URL, and replaces them from time to time.
+//! - the *audience* (`aud`) is whom the token is for: `https://vercel.com/TEAM`, or one API where the token was exchanged.
+//! - the *subject* (`sub`) is whom it speaks of: `owner:TEAM:project:PROJECT:environment:ENVIRONMENT`. More claims say
+//!   the same one by one, and as ids that a rename leaves alone: see [`Claims`].
+//! - it is good from `nbf` to `exp`, give or take a *leeway* for clocks that differ.
+//!
+//! [`Trust`] holds what these must be, [`KeySet`] the keys, and [`Verifier`] puts the questions in order.
+//!
 //! # What it guards against
 //!
 //! The holder of a token is a stranger until the last check has passed. In this order, so that each check relies on
