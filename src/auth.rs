@@ -6,7 +6,7 @@
 //! `problem.rs`: it needs axum, tower (feature `util`) and what those need.
 
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::extract::{FromRef, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -69,13 +69,13 @@ where
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        Self::from_headers(&parts.headers, &Arc::from_ref(state), SystemTime::now()).await
+        Self::from_headers(&parts.headers, &Arc::from_ref(state)).await
     }
 }
 
 impl VerifiedCaller {
-    async fn from_headers(headers: &HeaderMap, verifier: &Verifier, now: SystemTime) -> Result<Self, Problem> {
-        Ok(Self(verifier.verify(bearer_token(headers)?, now).await?))
+    async fn from_headers(headers: &HeaderMap, verifier: &Verifier) -> Result<Self, Problem> {
+        Ok(Self(verifier.verify(bearer_token(headers)?, SystemTime::now()).await?))
     }
 }
 
@@ -106,9 +106,9 @@ where
         service_fn(move |mut request: Request| {
             let (service, verifier) = (service.clone(), verifier.clone());
             async move {
-                let now = SystemTime::now();
-                let caller = VerifiedCaller::from_headers(request.headers(), &verifier, now).await;
-                let took = now.elapsed().unwrap_or_default();
+                let began = Instant::now();
+                let caller = VerifiedCaller::from_headers(request.headers(), &verifier).await;
+                let micros = began.elapsed().as_micros();
                 let mut response = match caller {
                     Ok(caller) => {
                         request.extensions_mut().insert(caller.clone());
@@ -119,8 +119,8 @@ where
                     }
                     Err(problem) => problem.into_response(),
                 };
-                // Written by serde_json, for `format!` takes as long for a number as all the rest of a verification.
-                let milliseconds = serde_json::to_string(&(took.as_micros() as f64 / 1000.0)).unwrap_or_default();
+                // Written by serde_json: for a number, `format!` takes a good part of what a remembered token does.
+                let milliseconds = serde_json::to_string(&(micros as f64 / 1000.0)).unwrap_or_default();
                 if let Ok(verify) = HeaderValue::try_from(["verify;dur=", &milliseconds].concat()) {
                     response.headers_mut().append(SERVER_TIMING, verify);
                 }
@@ -174,7 +174,7 @@ fn invalid_token(reason: &Invalid) -> Problem {
         .with_header(WWW_AUTHENTICATE, challenge)
 }
 
-/// Written once: this refusal costs a stranger nothing but a token's header, and says the same to everybody.
+/// Made once: anyone can cause this refusal, with no more than a token's header, and it says the same to everybody.
 static UNKNOWN_KEY: LazyLock<Problem> = LazyLock::new(|| invalid_token(&Invalid::UnknownKey));
 
 impl From<VerifyError> for Problem {

@@ -82,12 +82,10 @@ impl IntoResponse for Problem {
         let mut response = Response::new(self.0.json.clone().into());
         *response.status_mut() = self.0.status;
         let headers = response.headers_mut();
+        headers.extend(self.0.header.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         // Caches may keep some errors unasked (RFC 9111, section 4.2.2); this one may be over with the next request.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some((name, value)) = self.0.header.clone() {
-            headers.insert(name, value);
-        }
         response.extensions_mut().insert(self);
         response
     }

@@ -3,9 +3,10 @@
 //! A function sends the same token for up to 45 minutes, so all that can't change need not be verified each time: its
 //! signature and its claims. What can, the time and the issuer's keys, [`Verifier`](super::Verifier) judges anew.
 //!
-//! A token is kept as what was signed and the SHA-256 of the signature. Without its signature it is no token, so a dump of
-//! this memory holds none but the last one. (To hash what was signed too, whose claims are here anyway, would take more
-//! than twice as long.) The last one is compared as it is: most often a single function calls.
+//! A token is kept as what was signed, the SHA-256 of the signature, and the signature's last bytes, by which it is
+//! found: too few to guess the rest by. Without its signature it is no token, so a dump of this memory holds none but
+//! the last one. (To hash what was signed too, whose claims are here anyway, would take more than twice as long.) The
+//! last one is compared as it is: most often a single function calls.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -36,6 +37,8 @@ struct Last {
 
 /// A token that was verified.
 pub(super) struct Remembered {
+    /// The token's length in bytes, so that no more than a remembered token's is ever hashed.
+    length: usize,
     /// Compared beside the signature: whoever has a token can put its signature under other claims.
     signing_input: Box<[u8]>,
     signature: [u8; 32],
@@ -65,7 +68,7 @@ impl Memory {
         if let (Some(tokens), Some(end)) = (&self.0, token.last_chunk()) {
             let (signing_input, signature) = parts(token);
             let (signing_input, signature) = (signing_input.into(), sha256(signature));
-            let remembered = Arc::new(Remembered { signing_input, signature, claims, key });
+            let remembered = Arc::new(Remembered { length: token.len(), signing_input, signature, claims, key });
             tokens.by_end.insert(*end, remembered.clone());
             let last = Last { token: token.into(), remembered };
             *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some(last);
@@ -90,12 +93,13 @@ impl Last {
 impl Remembered {
     fn is(&self, token: &[u8]) -> bool {
         let (signing_input, signature) = parts(token);
-        *self.signing_input == *signing_input && self.signature == sha256(signature)
+        self.length == token.len() && equal(&self.signing_input, signing_input) && self.signature == sha256(signature)
     }
 }
 
-/// Compares all bytes whatever they are, so that the time it takes tells a stranger nothing about a caller's token.
-/// (The crypto library's own comparison takes as long as the hash that this is to save.)
+/// Compares all bytes whatever they are, so that the time it takes tells a stranger nothing about a caller's token but
+/// its length and, to one who knows its end, that it is here. (The crypto library's own comparison takes as long as the
+/// hash that this is to save.)
 fn equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
@@ -152,6 +156,7 @@ mod tests {
                 format!("{signed}x.{signature}"),
                 format!("H{}.{signature}", &signed[1..]),
                 format!("{signed}.{signature}x"),
+                format!("{signed}.{signature}{signature}"),
                 format!("{signed}.{}", &signature[..signature.len() - 1]),
                 format!("{signed}.{}", signature.replace('-', "_")),
                 format!("{signed}.{}", signature.replacen(['s', 'S'], "z", 1)),
