@@ -90,3 +90,15 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_header_of_its_own_makes_a_problem_cacheable() {
+        let problem = Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing.");
+        let response = problem.with_header(CACHE_CONTROL, HeaderValue::from_static("public")).into_response();
+        assert_eq!(response.headers().get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(), ["no-store"]);
+    }
+}
