@@ -108,7 +108,7 @@ pub enum TokenError {
 /// A bearer token: whoever holds it can use it, so it shows in no `Debug` or `Display`, and is wiped from memory when
 /// dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(Zeroizing<String>);
+pub struct Token(Zeroizing<Box<str>>);
 
 impl Token {
     /// Takes a token's text, less the blanks around it; nothing if it is empty or could not be sent as one credential.
@@ -117,7 +117,7 @@ impl Token {
         let text = text.trim();
         // Looks at every byte, with no way out at the first bad one: that compiles to vector code.
         let can_be_sent = text.bytes().fold(!text.is_empty(), |good, byte| good & byte.is_ascii_graphic());
-        can_be_sent.then(|| Self(Zeroizing::new(text.to_owned())))
+        can_be_sent.then(|| Self(Zeroizing::new(text.into())))
     }
 
     /// The token itself. It must go to no one but its audience.
