@@ -4,9 +4,7 @@
 //! on only if it is JSON. Left to others: which token ([`crate::token`], [`crate::exchange`]), and how a failure looks
 //! ([`crate::problem`]).
 
-use std::time::Instant;
-
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::header::{ACCEPT, AUTHORIZATION};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
@@ -68,8 +66,10 @@ pub(crate) async fn call(
     incoming: &HeaderMap,
     timing: &mut Timing,
 ) -> Result<String, BackendError> {
-    let mut request =
-        client.get(endpoints.backend.clone()).header(ACCEPT, "application/json").header(AUTHORIZATION, token.bearer());
+    let mut request = client
+        .get(endpoints.backend.clone())
+        .header(ACCEPT, HeaderValue::from_static("application/json"))
+        .header(AUTHORIZATION, token.bearer());
     if endpoints.backend_is_on_vercel {
         request = request.header(TRUSTED_SOURCE, token.header());
     }
@@ -78,7 +78,6 @@ pub(crate) async fn call(
             request = request.header(name, value);
         }
     }
-    let started = Instant::now();
     let received = match request.send().await {
         Ok(mut response) => {
             let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
@@ -86,7 +85,7 @@ pub(crate) async fn call(
         }
         Err(error) => Err(error),
     };
-    timing.add("backend", started);
+    timing.add("backend");
     let (status, headers, body) = received.map_err(failure)?;
     timing.carry(&headers, token);
     match status {

@@ -27,10 +27,10 @@ const PROGRAM: &str = if cfg!(windows) { "vercel.cmd" } else { "vercel" };
 
 /// Whether a token from this source needs replacing. One whose expiry can't be read is taken as it is, and so is a
 /// header's: Vercel made it for the request.
-pub(crate) fn is_due(token: &Token, source: &Source, now: SystemTime) -> bool {
+pub(crate) fn is_due(token: &Token, source: &Source, now: impl FnOnce() -> SystemTime) -> bool {
     match source {
         Source::Header(_) => false,
-        Source::File(_) | Source::Variable => token.unverified_expiry().is_some_and(|expiry| expiry <= now + MARGIN),
+        Source::File(_) | Source::Variable => token.unverified_expiry().is_some_and(|expiry| expiry <= now() + MARGIN),
     }
 }
 
@@ -185,7 +185,7 @@ mod tests {
     fn a_token_is_due_from_a_minute_before_it_expires_and_only_if_the_environment_holds_it() {
         let claims = URL_SAFE_NO_PAD.encode(r#"{"exp": 1000}"#);
         let token = Token::new(&format!("e30.{claims}.sig")).unwrap();
-        let due = |source, now| is_due(&token, &source, UNIX_EPOCH + Duration::from_secs(now));
+        let due = |source, now| is_due(&token, &source, || UNIX_EPOCH + Duration::from_secs(now));
         for source in [Source::Variable, Source::File("f".to_owned())] {
             assert!(!due(source.clone(), 939));
             assert!(due(source.clone(), 940));
@@ -193,7 +193,7 @@ mod tests {
         }
         assert!(!due(Source::Header("x-vercel-oidc-token"), 5000));
         let opaque = Token::new("opaque").unwrap();
-        assert!(!is_due(&opaque, &Source::Variable, SystemTime::now()));
+        assert!(!is_due(&opaque, &Source::Variable, SystemTime::now));
     }
 
     /// The clock stands still until everything waits for it, and then jumps to the limit.

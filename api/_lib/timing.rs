@@ -1,6 +1,5 @@
 //! `Server-Timing`: how long each step of a call took, the backend's own steps included (W3C Server Timing).
 
-use std::fmt::Write;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -14,17 +13,33 @@ const STEPS: [&str; 3] = ["token", "exchange", "backend"];
 /// The most of the backend's entries that is carried through.
 const MAX_CARRIED_BYTES: usize = 1024;
 
-/// The header's value, as it grows.
-#[derive(Default)]
-pub(crate) struct Timing(String);
+/// The header's value, as it grows. Each step begins where the one before has ended, so that no time is left out.
+pub(crate) struct Timing {
+    value: String,
+    step_began: Instant,
+}
 
 impl Timing {
-    /// Adds a step that began then and ends now.
-    pub(crate) fn add(&mut self, name: &str, started: Instant) {
-        let separator = if self.0.is_empty() { "" } else { ", " };
-        let micros = started.elapsed().as_micros() as u64;
-        // Writing to a string can't fail.
-        let _ = write!(self.0, "{separator}{name};dur={}.{:03}", micros / 1000, micros % 1000);
+    /// Begins the first step.
+    pub(crate) fn start() -> Self {
+        // Room for what most calls have to tell.
+        Self { value: String::with_capacity(128), step_began: Instant::now() }
+    }
+
+    /// Adds the step that ends now.
+    pub(crate) fn add(&mut self, name: &str) {
+        let now = Instant::now();
+        let micros = (now - self.step_began).as_micros();
+        self.step_began = now;
+        let milliseconds = serde_json::to_string(&(micros as f64 / 1000.0)).unwrap_or_default();
+        self.push(&[name, ";dur=", &milliseconds].concat());
+    }
+
+    fn push(&mut self, entry: &str) {
+        if !self.value.is_empty() {
+            self.value.push_str(", ");
+        }
+        self.value.push_str(entry);
     }
 
     /// Carries the backend's own entries through, if they are well formed, short, without any part of the token, and
@@ -45,15 +60,14 @@ impl Timing {
                 let name = entry.split([';', ' ']).next().unwrap_or_default();
                 if STEPS.iter().all(|step| !step.eq_ignore_ascii_case(name)) && entry.len() <= room {
                     room -= entry.len();
-                    self.0.push_str(", ");
-                    self.0.push_str(entry);
+                    self.push(entry);
                 }
             }
         }
     }
 
     pub(crate) fn write_to(self, headers: &mut HeaderMap) {
-        if let Ok(value) = HeaderValue::from_str(&self.0)
+        if let Ok(value) = HeaderValue::try_from(self.value)
             && !value.is_empty()
         {
             headers.insert(NAME, value);
