@@ -142,8 +142,10 @@ pub(crate) fn foreign_words(text: &str, token: Option<&Token>) -> String {
 /// Whether the text holds a part of the token that is long enough to matter.
 pub(crate) fn holds_part_of(text: &str, token: &Token) -> bool {
     let is_part = |part| std::str::from_utf8(part).is_ok_and(|part| token.expose().contains(part));
-    // Wherever a part begins, one of these blocks is wholly in it: a few searches settle most texts.
-    let mut blocks = text.as_bytes().chunks(MIN_PART / 2 + 1).filter_map(|chunk| chunk.get(..MIN_PART / 2));
+    // Wherever a part begins, one of these blocks is wholly in it: a few searches settle most texts. (The first part
+    // that there can be ends with the first block.)
+    let ends = text.as_bytes().get(MIN_PART / 2..).unwrap_or_default();
+    let mut blocks = ends.chunks(MIN_PART / 2 + 1).filter_map(|chunk| chunk.get(..MIN_PART / 2));
     blocks.any(is_part) && text.as_bytes().windows(MIN_PART).any(is_part)
 }
 
