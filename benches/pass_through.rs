@@ -1,12 +1,12 @@
 //! What the load test compares the caller with: a function that passes the token on with reqwest and gives the answer
-//! back, without a look at either.
+//! back, without a look at either, on one thread as the caller.
 
 use std::env;
 
 use reqwest::{Client, Url};
 use vercel_runtime::{AppState, Error, Request, Response, ResponseBody, run, service_fn};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let backend: Url = env::var("BACKEND_URL")?.parse()?;
     let client = Client::builder().no_proxy().tls_certs_only([]).build()?;
