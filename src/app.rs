@@ -161,17 +161,27 @@ mod tests {
         let log = tempfile::NamedTempFile::new().unwrap();
         let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(log.reopen().unwrap());
         let _guard = tracing::subscriber::set_default(subscriber.finish());
-        let (app, bearer) = with_routes(Router::new().route("/fails", post(fails)).route("/", post(|| async {}))).await;
+        let routes = Router::new()
+            .route("/fails", post(fails))
+            .route("/away", post(|| async { StatusCode::BAD_GATEWAY }))
+            .route("/", post(|| async {}));
+        let (app, bearer) = with_routes(routes).await;
         let (status, problem) = answer(&app, "/fails", &bearer, Body::empty()).await;
         assert_eq!((status, &problem.unwrap()["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("internal_error")));
-        let log = std::fs::read_to_string(log.path()).unwrap();
-        let event: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let last_event = || -> Value {
+            let log = std::fs::read_to_string(log.path()).unwrap();
+            serde_json::from_str(log.lines().last().unwrap()).unwrap()
+        };
+        let event = last_event();
         let expected =
             json!({ "level": "ERROR", "method": "POST", "route": "/fails", "status": 500, "code": "internal_error" });
         for (field, value) in expected.as_object().unwrap() {
             assert_eq!(&event[field], value, "{field}");
         }
         assert_eq!(answer(&app, "/", &bearer, Body::empty()).await.0, StatusCode::OK);
+        // Nor does a handler's own failure pass for a refusal.
+        assert_eq!(answer(&app, "/away", &bearer, Body::empty()).await.0, StatusCode::BAD_GATEWAY);
+        assert_eq!(last_event()["level"], "ERROR");
     }
 
     #[tokio::test]

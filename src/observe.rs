@@ -1,8 +1,8 @@
 //! One event per request, for the operator; and a panic in a handler is one request's failure.
 //!
-//! Accepted requests are logged at `debug`, refused ones at `info`, failed ones at `error`. An event holds the route
-//! and never the path or query that was sent, no header but the two that trace a request, and no claim but the `sub` of
-//! a verified token.
+//! Accepted requests are logged at `debug`, refused ones (and those that can't be judged: 503) at `info`, failed ones at
+//! `error`. An event holds the route and never the path or query that was sent, no header but the two that trace a
+//! request, and no claim but the `sub` of a verified token. What else it holds of a request is too short for a token.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
@@ -19,6 +19,9 @@ use crate::problem::Problem;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
+/// A `traceparent` has 55 characters (W3C Trace Context), an `x-vercel-id` well under 100, and of a token the signature
+/// alone 342.
+const MAX_LOGGED_BYTES: usize = 128;
 
 /// A tower layer: logs each answer, and gives one where a handler has panicked.
 pub fn observe<S>()
@@ -66,25 +69,32 @@ impl Asked {
         macro_rules! log {
             ($level:ident, $message:literal) => {
                 tracing::$level!(
-                    method = self.method.as_str(),
+                    method = short(self.method.as_str()),
                     route = self.route.as_ref().map(MatchedPath::as_str),
                     status = response.status().as_u16(),
                     duration_ms = self.began.elapsed().as_micros() as f64 / 1000.0,
                     code = problem.map(Problem::code),
                     reason = problem.map(Problem::detail),
                     sub = response.extensions().get().and_then(|VerifiedCaller(claims)| claims.sub.as_deref()),
-                    traceparent = self.traceparent.as_ref().and_then(|value| value.to_str().ok()),
-                    x_vercel_id = self.x_vercel_id.as_ref().and_then(|value| value.to_str().ok()),
+                    traceparent = self.traceparent.as_ref().and_then(|value| short(value.to_str().ok()?)),
+                    x_vercel_id = self.x_vercel_id.as_ref().and_then(|value| short(value.to_str().ok()?)),
                     $message
                 )
             };
         }
         match response.status() {
-            StatusCode::INTERNAL_SERVER_ERROR => log!(error, "failed to answer a request"),
-            status if status.is_client_error() || status.is_server_error() => log!(info, "refused a request"),
+            status if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE => {
+                log!(info, "refused a request")
+            }
+            status if status.is_server_error() => log!(error, "failed to answer a request"),
             _ => log!(debug, "answered a request"),
         }
     }
+}
+
+/// A method can be any word, and a header anything: neither is a way to get a token into the log, or to fill it.
+fn short(text: &str) -> Option<&str> {
+    (text.len() <= MAX_LOGGED_BYTES).then_some(text)
 }
 
 /// What a client learns of a panic. The panic's own words are on standard error.

@@ -55,6 +55,9 @@ fn requests(token: &str) -> Vec<String> {
         head("GET /", &format!("cookie: token={token}\r\nx-vercel-oidc-token: {token}\r\n")),
         head(&format!("GET /?access_token={token}"), ""),
         head(&format!("GET /{token}"), &format!("authorization: Bearer {token}\r\n")),
+        // What is logged of every request.
+        head(&format!("{token} /"), ""),
+        head("GET /", &format!("traceparent: {token}\r\nx-vercel-id: {token}\r\n")),
         // Not HTTP: what is wrong with it goes to the log.
         head("GET /", &format!("authorization: Bearer {token}\0\r\n")),
         head("GET /", &format!("authorization {token}\r\n")),
