@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::client::{self, BodyError};
-use crate::problem::{foreign_words, holds_part_of};
+use crate::problem::{foreign_words, holds_part_of, says};
 use crate::settings::Endpoints;
 use crate::timing::Timing;
 use crate::token::Token;
@@ -31,21 +31,29 @@ pub(crate) enum BackendError {
     #[error("the backend did not answer in time: check its logs, and that it is not overloaded")]
     Timeout(#[source] reqwest::Error),
     #[error(
-        "the backend refused the token with {status}{}: {}; the token's subject is {}",
-        .detail.as_ref().map(|words| format!(" (it says: {words})")).unwrap_or_default(),
+        "the backend refused the token with {status}{}: {}{}; the token's subject is {}",
+        says(.detail),
+        if .code.is_none() { FOREIGN } else { "" },
         remedy(*status),
         .subject.as_ref().map_or("not readable".to_owned(), |subject| format!("`{subject}`")),
     )]
-    Refused { status: StatusCode, code: Option<String>, detail: Option<String>, subject: Option<String> },
+    Refused { status: StatusCode, code: Option<String>, detail: String, subject: Option<String> },
     #[error("the backend answered {0}, not 200: check `BACKEND_URL`, its path included, and the backend's logs")]
     Status(StatusCode),
     #[error("the backend's answer is not JSON: check that `BACKEND_URL` is the API's base URL")]
     NotJson,
-    #[error("the backend's answer is larger than {} bytes", client::MAX_BODY_BYTES)]
+    #[error(
+        "the backend's answer is larger than {} bytes: check that `BACKEND_URL` is the API's base URL",
+        client::MAX_BODY_BYTES
+    )]
     TooLarge,
     #[error("the backend's answer broke off: check its logs")]
     Broken(#[source] reqwest::Error),
 }
+
+/// What a refusal without the backend's own `code` may mean.
+const FOREIGN: &str = "no `code` came with it, so it may not be the backend's own: is Deployment Protection before it \
+    (this project must be a trusted source there), or a proxy? Else ";
 
 /// What to compare after a refusal: the API knows the caller and doesn't want it, or can't make anything of the token.
 fn remedy(status: StatusCode) -> &'static str {
@@ -54,7 +62,8 @@ fn remedy(status: StatusCode) -> &'static str {
          `OIDC_PROJECT_NAME` and `OIDC_ENVIRONMENT`)"
     } else {
         "compare the token's issuer and audience with the ones that the backend expects (its `OIDC_TEAM_SLUG`, \
-         `OIDC_ISSUER_MODE` and `OIDC_AUDIENCE`, which is this function's `BACKEND_AUDIENCE` where that is set)"
+         `OIDC_ISSUER_MODE` and `OIDC_AUDIENCE`, which is this function's `BACKEND_AUDIENCE` where that is set); if it is \
+         about time, check the clocks, and get a new token"
     }
 }
 
@@ -136,7 +145,7 @@ fn refused(status: StatusCode, body: Option<Vec<u8>>, token: &Token) -> BackendE
     BackendError::Refused {
         status,
         code: refusal.code.filter(is_code),
-        detail: refusal.detail.map(|detail| foreign_words(&detail, Some(token))).filter(|detail| !detail.is_empty()),
+        detail: foreign_words(&refusal.detail.unwrap_or_default(), Some(token)),
         subject: token.unverified_subject().map(|subject| foreign_words(&subject, Some(token))),
     }
 }

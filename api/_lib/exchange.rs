@@ -16,7 +16,7 @@ use crate::client::{self, BodyError};
 use crate::store::{Interrupted, Key, Obtained, Store};
 use crate::token::Token;
 
-/// The contract's number. A token is about 1 KiB, so this is about 1 MiB at most.
+/// Far more audiences and tokens than one process meets at a time. A token is about 1 KiB, so this is about 1 MiB.
 const CAPACITY: usize = 1000;
 /// A token that would expire on its way is let go before, but none for more than a tenth of its life.
 const MARGIN: Duration = Duration::from_secs(30);

@@ -1,7 +1,8 @@
 //! What went wrong, as `application/problem+json` (RFC 9457) and as a line for the log.
 //!
 //! Guarantees: every failure has its status and code here, in one `match`; the `detail` says what to do next; others'
-//! words are shown short, on one line, and without any part of a token. Left to others: what counts as a failure.
+//! words are shown short, on one line, and without any part of a token; nothing that looks like a token is shown at
+//! all, for it may stand in a variable meant for a path. Left to others: what counts as a failure.
 
 use std::error::Error;
 
@@ -73,7 +74,7 @@ impl Failure {
             }
             cause = error.source();
         }
-        status.is_server_error().then_some(line)
+        status.is_server_error().then(|| masked(&line, looks_like_a_token))
     }
 
     pub(crate) fn into_response(self) -> Response<String> {
@@ -82,7 +83,7 @@ impl Failure {
             "type": "about:blank",
             "title": status.canonical_reason(),
             "status": status.as_u16(),
-            "detail": sentence(&self.to_string()),
+            "detail": sentence(&masked(&self.to_string(), looks_like_a_token)),
             "code": code,
         });
         if let Self::Backend(error) = &self {
@@ -119,7 +120,8 @@ fn sentence(text: &str) -> String {
 
 /// The most of others' words that is shown.
 const MAX_WORDS: usize = 500;
-/// The shortest run of a token's characters that gives away something of it; less would hide common words.
+/// The shortest run of a token's characters that gives away something of it (of a token that is still shorter, all of
+/// it); less would hide common words.
 const MIN_PART: usize = 12;
 
 /// Others' words, fit to be shown: on one line, not too long, with `***` for all that looks like a token or is a part
@@ -128,25 +130,36 @@ pub(crate) fn foreign_words(text: &str, token: Option<&Token>) -> String {
     // Cut first, for the search is not made for a megabyte; a rest of a token that is shorter than a part stays, and
     // says nothing.
     let line: String = text.chars().take(4 * MAX_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut shown = String::new();
-    for piece in line.split_inclusive(|c: char| !is_token_character(c)) {
-        let run = piece.trim_end_matches(|c: char| !is_token_character(c));
-        let secret = looks_like_a_token(run) || token.is_some_and(|token| holds_part_of(run, token));
-        shown.push_str(if secret { "***" } else { run });
-        shown.push_str(&piece[run.len()..]);
-    }
+    let shown = masked(&line, |run| looks_like_a_token(run) || token.is_some_and(|token| holds_part_of(run, token)));
     let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     shown.chars().take(MAX_WORDS).collect()
+}
+
+/// The text with `***` in place of each run of a JWT's characters that is a secret.
+fn masked(text: &str, is_secret: impl Fn(&str) -> bool) -> String {
+    let mut shown = String::new();
+    for piece in text.split_inclusive(|c: char| !is_token_character(c)) {
+        let run = piece.trim_end_matches(|c: char| !is_token_character(c));
+        shown.push_str(if is_secret(run) { "***" } else { run });
+        shown.push_str(&piece[run.len()..]);
+    }
+    shown
+}
+
+/// What comes of others' words: where they said something, that.
+pub(crate) fn says(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(" (it says: {words})") }
 }
 
 /// Whether the text holds a part of the token that is long enough to matter.
 pub(crate) fn holds_part_of(text: &str, token: &Token) -> bool {
     let is_part = |part| std::str::from_utf8(part).is_ok_and(|part| token.expose().contains(part));
+    let length = MIN_PART.min(token.expose().len());
     // Wherever a part begins, one of these blocks is wholly in it: a few searches settle most texts. (The first part
     // that there can be ends with the first block.)
-    let ends = text.as_bytes().get(MIN_PART / 2..).unwrap_or_default();
-    let mut blocks = ends.chunks(MIN_PART / 2 + 1).filter_map(|chunk| chunk.get(..MIN_PART / 2));
-    blocks.any(is_part) && text.as_bytes().windows(MIN_PART).any(is_part)
+    let ends = text.as_bytes().get(length / 2..).unwrap_or_default();
+    let mut blocks = ends.chunks(length / 2 + 1).filter_map(|chunk| chunk.get(..length / 2));
+    blocks.any(is_part) && text.as_bytes().windows(length).any(is_part)
 }
 
 fn is_token_character(c: char) -> bool {
@@ -182,6 +195,30 @@ mod tests {
             assert_eq!(foreign_words(words, Some(&token)), shown);
         }
         assert_eq!(foreign_words(&"é".repeat(10_000), None).chars().count(), MAX_WORDS);
+    }
+
+    #[test]
+    fn all_of_a_short_token_is_hidden() {
+        for secret in ["secret", "secret-word", "secret-word1"] {
+            let token = Token::new(secret).unwrap();
+            for (before, after) in [("", ""), ("no ", "!"), ("x", "x"), ("1234567890", "")] {
+                let words = foreign_words(&format!("{before}{secret}{after}"), Some(&token));
+                assert!(words.contains("***") && !words.contains("secret"), "{words}");
+            }
+            assert_eq!(foreign_words("a secret, a word", Some(&token)).contains("***"), secret == "secret");
+        }
+    }
+
+    #[test]
+    fn a_token_in_place_of_a_path_is_not_shown() {
+        let path = "/x/eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtZSJ9.c2ln".to_owned();
+        let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let failure = Failure::Token(TokenError::File { path, cause });
+        let line = failure.log_line().unwrap();
+        let body = failure.into_response().into_body();
+        for text in [line, body] {
+            assert!(text.contains("`/x/***`") && !text.contains("eyJ"), "{text}");
+        }
     }
 
     #[test]

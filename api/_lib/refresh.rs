@@ -2,8 +2,7 @@
 //!
 //! Guarantees: only where `VERCEL_ENV` says development or nothing, and `.vercel/project.json` names the project; no
 //! shell, and no id that the CLI could take for an option; one CLI at a time, for 20 s at most, whatever its output;
-//! its own words reach the developer, without anything that looks like a token. Left to others: whether a token is due
-//! ([`is_due`] tells, of a token that the environment holds).
+//! its own words reach the developer, without anything that looks like a token.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
-use crate::problem::foreign_words;
+use crate::problem::{foreign_words, says};
 use crate::store::{Interrupted, Key, Obtained, Store};
 use crate::token::{Source, Token};
 
@@ -38,7 +37,7 @@ pub(crate) fn is_due(token: &Token, source: &Source, now: impl FnOnce() -> Syste
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum RefreshError {
     #[error(
-        "the OIDC token of {0} has expired, and this is no development environment: remove the variable, and let Vercel send a token with each request"
+        "the OIDC token of {0} has expired, and this is no development environment: on Vercel, remove the variable, for a token comes with each request; on your own machine, unset `VERCEL_ENV`, and run `vercel env pull`"
     )]
     NotDevelopment(Source),
     #[error(
@@ -54,10 +53,13 @@ pub(crate) enum RefreshError {
     #[error("the OIDC token has expired, and the Vercel CLI gave no new one within {} s: run `vercel env pull`", TIMEOUT.as_secs())]
     Timeout,
     #[error(
-        "the OIDC token has expired, and the Vercel CLI gave no new one (it says: {0}): run `vercel login`, then `vercel env pull`"
+        "the OIDC token has expired, and the Vercel CLI gave no new one{}: run `vercel login`, then `vercel env pull`",
+        says(.0)
     )]
     Cli(String),
-    #[error("the OIDC token that the Vercel CLI gave has expired: check this machine's clock")]
+    #[error(
+        "the OIDC token that the Vercel CLI gave has expired: check this machine's clock, then run `vercel env pull`"
+    )]
     Expired,
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -140,9 +142,8 @@ async fn ask(program: &Path, project: Project) -> Result<Obtained, RefreshError>
     let work = async { tokio::join!(read(stdout), read(stderr), child.wait()) };
     let (stdout, stderr, status) = tokio::time::timeout(TIMEOUT, work).await.map_err(|_| RefreshError::Timeout)?;
     if !status.is_ok_and(|status| status.success()) {
-        // Its reasons are on standard error; what it prints for programs is on standard output.
-        let words = if stderr.trim_ascii().is_empty() { &stdout } else { &stderr };
-        return Err(RefreshError::Cli(foreign_words(&String::from_utf8_lossy(words), None)));
+        // Its reasons are on standard error. What it prints for programs, on standard output, may be a token.
+        return Err(RefreshError::Cli(foreign_words(&String::from_utf8_lossy(&stderr), None)));
     }
     let token = token(&stdout).ok_or_else(|| RefreshError::Cli("success, but its output holds no token".to_owned()))?;
     let until = token.unverified_expiry();

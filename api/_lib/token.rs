@@ -5,8 +5,9 @@
 //! std::env::var(name).ok()).await` is all it takes.
 //!
 //! Guarantees: the first source that is set wins, and one that is broken is an error, never a fall-back; a [`Token`]
-//! can be sent as a header value, does not show in logs, and is wiped from memory when dropped. Left to others: whether
-//! the token is genuine (only who receives it can tell), and what to do about one that has expired.
+//! can be sent as a header value, does not show in logs, and is wiped from memory when dropped (which the header values
+//! made of it, and where it was found, are not). Left to others: whether the token is genuine (only who receives it can
+//! tell), and what to do about one that has expired.
 //!
 //! See <https://vercel.com/docs/oidc>.
 

@@ -1,4 +1,4 @@
-//! The failure table of the contract, row by row, and that no failure shows a token.
+//! Each failure with its status and code, and that no failure shows a token.
 
 use std::future::ready;
 

@@ -1,4 +1,4 @@
-//! The caller as seen from outside: the real binary, real sockets, one module for each subject of the contract.
+//! The caller as seen from outside: the real binary, real sockets, one module for each subject.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod call;

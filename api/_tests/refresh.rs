@@ -184,7 +184,8 @@ async fn what_the_cli_prints_must_hold_a_token_that_has_not_expired() {
         ("echo 'hello'".to_owned(), "its output holds no token"),
         ("echo '{\"token\": \"\"}'".to_owned(), "its output holds no token"),
         ("true".to_owned(), "its output holds no token"),
-        (flood, "it says: aaaa"),
+        (flood, "gave no new one: run"),
+        (format!("{}\nexit 1", prints("opaque-token-of-the-cli")), "gave no new one: run"),
         (expired, "this machine's clock"),
     ] {
         let (folder, backend) = (Folder::new(), Stub::good().await);
