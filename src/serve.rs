@@ -25,9 +25,11 @@ use crate::app::App;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that reads nothing for so long is gone, or holds on to the connection for its own sake.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than an answer takes that has to wait for the issuer's keys.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far more than 8 KiB of token and what proxies add. Times the connections, it bounds the memory that heads can take.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Each takes about 25 KiB while its head is awaited, so these a quarter of a gigabyte.
 const MAX_CONNECTIONS: usize = 10_000;
 /// Clients that the system keeps waiting to be accepted. With the usual 128, a burst makes the others wait for a
 /// second, until they try again.
@@ -71,11 +73,14 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     Ok(())
 }
 
-/// As many as the contract allows, or as the system has files for. Many systems start a process with a soft limit of
+/// [`MAX_CONNECTIONS`], or as many as the system has files for. Many systems start a process with a soft limit of
 /// 1024 files, for the sake of programs that use `select`.
 fn max_connections() -> io::Result<usize> {
     let wanted = MAX_CONNECTIONS + OTHER_FILES;
-    let files = usize::try_from(rlimit::increase_nofile_limit(wanted as u64)?).unwrap_or(usize::MAX);
+    let raised = rlimit::increase_nofile_limit(wanted as u64).map_err(|error| {
+        io::Error::new(error.kind(), format!("can't raise the limit on open files (`ulimit -n`) to {wanted}: {error}"))
+    })?;
+    let files = usize::try_from(raised).unwrap_or(usize::MAX);
     if files < wanted {
         tracing::warn!(files, "the system's limit on open files allows fewer than {MAX_CONNECTIONS} connections");
     }

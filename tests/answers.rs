@@ -1,4 +1,4 @@
-//! What the backend answers: status, headers and body of every row of the contract's table.
+//! What the backend answers: status, headers and body of every sort of request, one by one.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -7,7 +7,7 @@ mod common;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use common::program::command;
 use common::{FakeIssuer, KEY, NEXT_KEY, Program, claims, claims_but, fresh_token, get, request, token};
@@ -347,7 +347,10 @@ async fn stops_gracefully() {
 
 /// The listener goes a moment after the log says so.
 fn refuses_connections(address: SocketAddr) {
-    while TcpStream::connect(address).is_ok() {}
+    let patience = Instant::now() + Duration::from_secs(5);
+    while TcpStream::connect(address).is_ok() {
+        assert!(Instant::now() < patience, "it still listens");
+    }
 }
 
 /// Keys that changed while it was stopped are no matter: it starts anew.

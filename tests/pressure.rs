@@ -179,7 +179,7 @@ async fn a_burst_of_connections_finds_room() {
     assert!(is_healthy(backend.address).await);
 }
 
-/// Whatever it is sent, it asks the issuer no more often than the contract says, and serves the honest.
+/// Whatever it is sent, it asks the issuer no more often than its cooldowns allow, and serves the honest.
 #[tokio::test]
 async fn a_flood_of_garbage_costs_two_fetches_at_most() {
     let issuer = FakeIssuer::start(&KEY).await;

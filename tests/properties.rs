@@ -93,7 +93,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Whether `pattern` matches by the contract's words, tried in every way: `*` is one or more characters but `:`.
+/// Whether `pattern` matches by its definition, tried in every way: `*` is one or more characters but `:`.
 fn naive_match(pattern: &[char], text: &[char]) -> bool {
     match (pattern, text) {
         ([], []) => true,

@@ -11,6 +11,7 @@ mod common;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::routing::get;
 use axum::{Json, Router};
@@ -96,10 +97,11 @@ async fn serve(app: Router) -> String {
 
 /// The answer to a request with this header, as soon as somebody listens.
 async fn ask(url: &str, header: &str, value: &str) -> (u16, String) {
+    let patience = Instant::now() + Duration::from_secs(10);
     loop {
         match reqwest::Client::new().get(url).header(header, value).send().await {
             Ok(answer) => return (answer.status().as_u16(), answer.text().await.unwrap()),
-            Err(error) if error.is_connect() => tokio::task::yield_now().await,
+            Err(error) if error.is_connect() && Instant::now() < patience => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
         }
     }

@@ -1,4 +1,4 @@
-//! Which tokens the backend accepts, in the contract's order: from a valid token each test changes one thing.
+//! Which tokens the backend accepts, in the order of its checks: from a valid token each test changes one thing.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -516,7 +516,7 @@ async fn judges_ids_where_they_are_configured() {
 
 /// Invalid comes before forbidden: a stranger's token must not learn whom this API accepts.
 #[tokio::test]
-async fn judges_in_the_contracts_order() {
+async fn judges_in_a_fixed_order() {
     let wrong = |names: &[&str]| {
         let mut claims = claims();
         for name in names {

@@ -1,7 +1,8 @@
 //! The token once it is trusted: what its issuer says of the caller.
 //!
-//! [`Claims`] are only ever made from a payload whose signature was verified. Whether this API accepts them is decided
-//! in [`trust`](super::trust). Claim names are those of RFC 7519, section 4.1, and of
+//! The [`Verifier`](super::Verifier) makes [`Claims`] only from a payload whose signature it has verified; claims that
+//! were deserialized from elsewhere, as tests do, prove nothing. Whether this API accepts them is decided in
+//! [`trust`](super::trust). Claim names are those of RFC 7519, section 4.1, and of
 //! <https://vercel.com/docs/oidc/reference>.
 
 use std::fmt;

@@ -44,10 +44,12 @@ impl Source {
         Self { url, client: OnceCell::new() }
     }
 
-    /// The URL without its query, which may hold a secret.
+    /// The URL without what may be a secret: user, password and query.
     pub(super) fn url_to_show(&self) -> Url {
         let mut url = self.url.clone();
         url.set_query(None);
+        // These fail for a URL that can have neither.
+        let _ = (url.set_username(""), url.set_password(None));
         url
     }
 

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use super::fetch::Source;
 use super::jwk::{Key, Keys};
 
-/// How long keys serve before a fetch replaces them in the background.
+/// How long keys serve before a fetch replaces them in the background: so long, a key that the issuer has withdrawn is
+/// still accepted.
 const FRESH: Duration = Duration::from_secs(10 * 60);
-/// How long they serve at most when the issuer can't be reached.
+/// How long they serve at most when the issuer can't be reached. Its tokens last no longer than that, as a rule.
 const USABLE: Duration = Duration::from_secs(60 * 60);
 /// How long a failed background fetch, or one that an unknown `kid` caused in vain, holds back the next of its sort:
 /// what a stranger can make this process ask of the issuer.
@@ -65,6 +66,9 @@ pub(super) enum NoKey {
 
 impl KeySet {
     /// The keys at this URL. Nothing is fetched before [`prefetch`](Self::prefetch) or the first token.
+    ///
+    /// Whoever can change what the URL answers decides who is let in: it must be `https`, or `http` to loopback, which
+    /// is not checked here.
     pub fn new(url: Url) -> Self {
         Self(Arc::new(Shared { source: Source::new(url), state: RwLock::default() }))
     }

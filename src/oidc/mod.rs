@@ -27,7 +27,7 @@
 //!    algorithm (`none`, HMAC with a public key as the secret) nor the key (`jwk`, `jku`, `x5u`, `x5c`).
 //! 2. `key_set`: the issuer's key of that `kid`, from the one URL that was configured. What a stranger's `kid` can make
 //!    this process fetch is bounded.
-//! 3. The signature.
+//! 3. `jwk`: the signature, by that key.
 //! 4. `trust`: issuer, audience and time. An issuer signs for all its customers: without the audience and subject, any
 //!    of them would be let in.
 //! 5. `trust`: whose token it is.

@@ -1,8 +1,8 @@
 //! The token before it is trusted: is it a JWT of the one shape that Vercel issues?
 //!
 //! A pure function of the token's bytes. It guarantees that what it returns is a compact JWS (RFC 7515, section 3.1)
-//! whose header names RS256 and a key. It proves nothing about who wrote it: the signature is
-//! [`key_set`](super::key_set)'s matter, the claims are [`claims`](super::claims)'.
+//! whose header names RS256 and a key. It proves nothing about who wrote it: the signature is [`jwk`](super::jwk)'s
+//! matter, the claims are [`claims`](super::claims)'.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use memchr::memchr_iter;
