@@ -5,6 +5,7 @@
 //! part of the time that a verification does.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -14,8 +15,11 @@ use serde_json::value::RawValue;
 use super::Invalid;
 use super::token::{UnverifiedToken, decode, if_present, object};
 
-/// RFC 7518, section 3.3: a key of 2048 bits or larger MUST be used.
-const MIN_MODULUS_BITS: usize = 2048;
+/// RFC 7518, section 3.3: a key of 2048 bits or larger MUST be used. The crypto library verifies with no larger one than
+/// 8192, which it would say at each token only.
+const MODULUS_BITS: RangeInclusive<usize> = 2048..=8192;
+/// From 3 on (RFC 8017, section 3.1). The crypto library's limit keeps a key from making each verification slow.
+const EXPONENT_BITS: RangeInclusive<usize> = 2..=33;
 
 /// A key that verifies RS256 signatures. Two are equal when they are the same key under the same `kid`.
 #[derive(Debug)]
@@ -102,10 +106,9 @@ fn usable(jwk: &RawValue) -> Option<Key> {
     let jwk: Jwk = object(jwk.get().as_bytes())?;
     let modulus = unsigned(&jwk.n)?;
     let exponent = unsigned(&jwk.e)?;
-    let bits = modulus.len() * 8 - modulus.first()?.leading_zeros() as usize;
     let usable = jwk.kty == "RSA"
-        && bits >= MIN_MODULUS_BITS
-        && !matches!(*exponent, [] | [1] | [2])
+        && is_odd(&modulus, MODULUS_BITS)
+        && is_odd(&exponent, EXPONENT_BITS)
         && jwk.usage.is_none_or(|usage| usage == "sig")
         && jwk.alg.is_none_or(|alg| alg == "RS256")
         && jwk.key_ops.is_none_or(|operations| operations.iter().any(|operation| operation == "verify"));
@@ -117,6 +120,14 @@ fn usable(jwk: &RawValue) -> Option<Key> {
 /// A Base64urlUInt (RFC 7518, section 2), most significant byte first, without leading zeros.
 fn unsigned(number: &str) -> Option<Vec<u8>> {
     Some(decode(number)?.into_iter().skip_while(|byte| *byte == 0).collect())
+}
+
+/// Whether this is an odd number of so many bits, as a modulus and an exponent are.
+fn is_odd(number: &[u8], bits: RangeInclusive<usize>) -> bool {
+    let (Some(first), Some(last)) = (number.first(), number.last()) else {
+        return false;
+    };
+    last % 2 == 1 && bits.contains(&(number.len() * 8 - first.leading_zeros() as usize))
 }
 
 #[cfg(test)]
@@ -156,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_key_is_usable_or_skipped() {
-        let usable: [&[(&str, Value)]; 12] = [
+        let usable: [&[(&str, Value)]; 14] = [
             &[],
             &[("use", json!("sig"))],
             &[("alg", json!("RS256"))],
@@ -164,8 +175,10 @@ mod tests {
             &[("key_ops", json!(["sign", "verify"]))],
             &[("e", json!("Aw"))],
             &[("e", json!("AAEAAQ"))],
+            &[("e", json!(number(33)))],
             &[("n", json!(number(2049)))],
             &[("n", json!(number(4096)))],
+            &[("n", json!(number(8192)))],
             &[("n", json!(base64url([&[0][..], &[0xff; 256]].concat())))],
             &[("x5c", json!("odd")), ("x5t", json!(1)), ("unknown", json!(null))],
             &[("kid", json!("b"))],
@@ -186,6 +199,11 @@ mod tests {
             ("n", json!(1)),
             ("n", json!(number(2048) + "=")),
             ("n", json!(number(2048).replace('_', "/"))),
+            // None that the crypto library could verify with.
+            ("n", json!(number(8193))),
+            ("n", json!(base64url([&[0xff; 255][..], &[0xfe]].concat()))),
+            ("e", json!(number(34))),
+            ("e", json!("BA")),
             // Enough bytes and too few bits.
             ("n", json!(base64url([&[0; 128][..], &[0xff; 128]].concat()))),
             ("n", json!(base64url([&[0x7f][..], &[0xff; 255]].concat()))),
