@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue};
+use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -99,7 +99,8 @@ async fn readyz(State(verifier): State<Arc<Verifier>>) -> Result<impl IntoRespon
         StatusCode::SERVICE_UNAVAILABLE,
         "keys_unavailable",
         "The issuer's keys have not been fetched yet. The log says why.",
-    ))
+    )
+    .with_header(RETRY_AFTER, HeaderValue::from_static("1")))
 }
 
 async fn not_found() -> Problem {

@@ -57,6 +57,7 @@ async fn is_not_ready_while_there_are_no_usable_keys() {
     let backend = Backend::start_ready(&issuer).await;
     let answer = request(backend.address, "GET", "/readyz", &[]).await;
     assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
+    assert_eq!(answer.header("retry-after"), Some("1"));
     // Whoever asks doesn't make it ask the issuer each time.
     for _ in 0..5 {
         assert_eq!(status(&backend, "/readyz").await, 503);
