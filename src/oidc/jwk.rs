@@ -26,6 +26,7 @@ const EXPONENT_BITS: RangeInclusive<usize> = 2..=33;
 pub(super) struct Key {
     kid: String,
     parsed: ParsedPublicKey,
+    has_small_exponent: bool,
 }
 
 /// Which makes an [`Arc`] of it equal to itself without a look at the key.
@@ -41,6 +42,11 @@ impl Key {
     /// What the key calls itself.
     pub(super) fn kid(&self) -> &str {
         &self.kid
+    }
+
+    /// Whether its public exponent is less than the usual 65537.
+    pub(super) fn has_small_exponent(&self) -> bool {
+        self.has_small_exponent
     }
 
     /// Whether this key has signed the token, as RS256 has it (RFC 7518, section 3.3): RSASSA-PKCS1-v1_5 with SHA-256.
@@ -114,7 +120,7 @@ fn usable(jwk: &RawValue) -> Option<Key> {
         && jwk.key_ops.is_none_or(|operations| operations.iter().any(|operation| operation == "verify"));
     let components = RsaPublicKeyComponents { n: &modulus, e: &exponent };
     let parsed = usable.then(|| components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256))?.ok()?;
-    Some(Key { kid: jwk.kid, parsed })
+    Some(Key { kid: jwk.kid, parsed, has_small_exponent: exponent.len() < 3 })
 }
 
 /// A Base64urlUInt (RFC 7518, section 2), most significant byte first, without leading zeros.

@@ -18,7 +18,7 @@ use super::jwk::{Key, Keys};
 /// How long keys serve before a fetch replaces them in the background: so long, a key that the issuer has withdrawn is
 /// still accepted.
 const FRESH: Duration = Duration::from_secs(10 * 60);
-/// How long they serve at most when the issuer can't be reached. Its tokens last no longer than that, as a rule.
+/// How long they serve at most when the issuer can't be reached: a function's token lasts no longer.
 const USABLE: Duration = Duration::from_secs(60 * 60);
 /// How long a failed background fetch, or one that an unknown `kid` caused in vain, holds back the next of its sort:
 /// what a stranger can make this process ask of the issuer.

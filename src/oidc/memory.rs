@@ -3,45 +3,34 @@
 //! A function sends the same token for up to 45 minutes, so all that can't change need not be verified each time: its
 //! signature and its claims. What can, the time and the issuer's keys, [`Verifier`](super::Verifier) judges anew.
 //!
-//! A token is kept as what was signed, the SHA-256 of the signature, and the signature's last bytes, by which it is
-//! found: too few to guess the rest by. Without its signature it is no token, so a dump of this memory holds none but
-//! the last one. (To hash what was signed too, whose claims are here anyway, would take more than twice as long.) The
-//! last one is compared as it is: most often a single function calls.
+//! A token is kept but for its last characters, of which only the SHA-256 is: 254 bits of its signature or more. So a
+//! dump of this memory holds no token, and nobody guesses the rest of one. Nor does what is kept of a signature give it
+//! away: that is known to work for small public exponents only (Coppersmith, 1996), and a token of such a key is not
+//! remembered. (To hash all of a token would take longer than all else that is done for one that comes again.)
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use memchr::memrchr;
 use quick_cache::sync::Cache;
 
 use super::claims::Claims;
 use super::jwk::Key;
 
+/// How many of a token's last characters are kept as a hash alone: as many as fit into one block of SHA-256, or nearly.
+/// Each holds 6 bits of the signature, the last one at least 2.
+const HIDDEN: usize = 43;
+
 /// A bounded map from a token to the claims in it and the key that signed it.
-pub(super) struct Memory(Option<Tokens>);
+pub(super) struct Memory(Option<Cache<End, Arc<Remembered>>>);
 
-struct Tokens {
-    /// The one remembered last, which is in the map as well.
-    last: RwLock<Option<Last>>,
-    /// By the end of the signature, which is as good as random: a stranger's token is not hashed to be found missing.
-    by_end: Cache<End, Arc<Remembered>>,
-}
-
-/// The last bytes of a token, and so of its signature: no RS256 signature is shorter.
+/// The end of what is kept of a token. It is a part of the signature, as good as random: so a stranger's token is found
+/// missing before it is hashed.
 type End = [u8; 8];
-
-struct Last {
-    token: Box<[u8]>,
-    remembered: Arc<Remembered>,
-}
 
 /// A token that was verified.
 pub(super) struct Remembered {
-    /// The token's length in bytes, so that no more than a remembered token's is ever hashed.
-    length: usize,
-    /// Compared beside the signature: whoever has a token can put its signature under other claims.
-    signing_input: Box<[u8]>,
-    signature: [u8; 32],
+    start: Box<[u8]>,
+    hidden: [u8; 32],
     pub(super) claims: Arc<Claims>,
     pub(super) key: Arc<Key>,
 }
@@ -49,51 +38,29 @@ pub(super) struct Remembered {
 impl Memory {
     /// Room for this many tokens; for none, nothing is remembered.
     pub(super) fn new(capacity: usize) -> Self {
-        Self((capacity > 0).then(|| Tokens { last: RwLock::default(), by_end: Cache::new(capacity) }))
+        Self((capacity > 0).then(|| Cache::new(capacity)))
     }
 
     /// What was remembered of this token.
     pub(super) fn get(&self, token: &[u8]) -> Option<Arc<Remembered>> {
-        let (tokens, end) = (self.0.as_ref()?, token.last_chunk()?);
-        if let Some(last) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
-            && last.is(token, end)
-        {
-            return Some(last.remembered.clone());
-        }
-        let remembered = tokens.by_end.get(end)?;
-        remembered.is(token).then_some(remembered)
+        let (start, end, hidden) = parts(token)?;
+        let remembered = self.0.as_ref()?.get(end)?;
+        (equal(&remembered.start, start) && remembered.hidden == sha256(hidden)).then_some(remembered)
     }
 
     pub(super) fn remember(&self, token: &[u8], claims: Arc<Claims>, key: Arc<Key>) {
-        if let (Some(tokens), Some(end)) = (&self.0, token.last_chunk()) {
-            let (signing_input, signature) = parts(token);
-            let (signing_input, signature) = (signing_input.into(), sha256(signature));
-            let remembered = Arc::new(Remembered { length: token.len(), signing_input, signature, claims, key });
-            tokens.by_end.insert(*end, remembered.clone());
-            let last = Last { token: token.into(), remembered };
-            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        if let (Some(tokens), Some((start, end, hidden))) = (&self.0, parts(token))
+            && !key.has_small_exponent()
+        {
+            let remembered = Remembered { start: start.into(), hidden: sha256(hidden), claims, key };
+            tokens.insert(*end, remembered.into());
         }
     }
 
     pub(super) fn forget(&self, token: &[u8]) {
-        if let (Some(tokens), Some(end)) = (&self.0, token.last_chunk()) {
-            tokens.by_end.remove(end);
-            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|last| last.is(token, end));
+        if let (Some(tokens), Some((_, end, _))) = (&self.0, parts(token)) {
+            tokens.remove(end);
         }
-    }
-}
-
-impl Last {
-    fn is(&self, token: &[u8], end: &End) -> bool {
-        // Most often, the end tells them apart.
-        self.token.ends_with(end) && equal(&self.token, token)
-    }
-}
-
-impl Remembered {
-    fn is(&self, token: &[u8]) -> bool {
-        let (signing_input, signature) = parts(token);
-        self.length == token.len() && equal(&self.signing_input, signing_input) && self.signature == sha256(signature)
     }
 }
 
@@ -104,14 +71,15 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
 
-/// What is signed, and the signature (with the dot).
-fn parts(token: &[u8]) -> (&[u8], &[u8]) {
-    token.split_at(memrchr(b'.', token).unwrap_or(0))
+/// What is kept of a token, the end of that, and the rest. No RS256 signature is shorter than these two.
+fn parts(token: &[u8]) -> Option<(&[u8], &End, &[u8])> {
+    let (start, hidden) = token.split_at_checked(token.len().checked_sub(HIDDEN)?)?;
+    Some((start, start.last_chunk()?, hidden))
 }
 
-fn sha256(signature: &[u8]) -> [u8; 32] {
+fn sha256(hidden: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, signature).as_ref());
+    hash.copy_from_slice(digest(&SHA256, hidden).as_ref());
     hash
 }
 
@@ -126,15 +94,22 @@ mod tests {
     use super::super::jwk::Keys;
     use super::*;
 
-    static KEY: LazyLock<Arc<Key>> = LazyLock::new(|| {
-        let jwk = json!({ "kty": "RSA", "kid": "a", "n": "_".repeat(344), "e": "AQAB" });
+    static KEY: LazyLock<Arc<Key>> = LazyLock::new(|| key("AQAB"));
+
+    fn key(exponent: &str) -> Arc<Key> {
+        let jwk = json!({ "kty": "RSA", "kid": "a", "n": "_".repeat(344), "e": exponent });
         let keys = Keys::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
         keys.get("a").unwrap().clone()
-    });
+    }
 
-    fn remember(memory: &Memory, token: &str) {
+    /// A token of these claims, as long as one is at least.
+    fn token(claims: char) -> String {
+        format!("h.{claims}.{}", claims.to_string().repeat(342))
+    }
+
+    fn remember(memory: &Memory, token: &str, key: &Arc<Key>) {
         let claims: Claims = serde_json::from_value(json!({ "sub": token })).unwrap();
-        memory.remember(token.as_bytes(), claims.into(), KEY.clone());
+        memory.remember(token.as_bytes(), claims.into(), key.clone());
     }
 
     fn knows(memory: &Memory, token: &str) -> bool {
@@ -146,33 +121,26 @@ mod tests {
     #[test]
     fn knows_a_token_by_its_bytes() {
         let memory = Memory::new(10);
-        let tokens = ["h.c.signature-1", "h.d.Signature-2"];
-        for token in tokens {
-            remember(&memory, token);
+        let tokens = ['c', 'd'].map(token);
+        for token in &tokens {
+            remember(&memory, token, &KEY);
         }
-        for token in tokens {
-            let (signed, signature) = token.rsplit_once('.').unwrap();
-            let others = [
-                format!("{signed}x.{signature}"),
-                format!("H{}.{signature}", &signed[1..]),
-                format!("{signed}.{signature}x"),
-                format!("{signed}.{signature}{signature}"),
-                format!("{signed}.{}", &signature[..signature.len() - 1]),
-                format!("{signed}.{}", signature.replace('-', "_")),
-                format!("{signed}.{}", signature.replacen(['s', 'S'], "z", 1)),
-                format!("{signed}."),
-                format!(".{signature}"),
-                signed.to_owned(),
-                signature.to_owned(),
-                String::new(),
-            ];
-            for other in others {
+        for token in &tokens {
+            for changed in 0..token.len() {
+                let other = format!("{}x{}", &token[..changed], &token[changed + 1..]);
+                assert!(!knows(&memory, &other), "{other}");
+            }
+            for length in 0..token.len() {
+                assert!(!knows(&memory, &token[..length]) && !knows(&memory, &token[length + 1..]), "{length}");
+            }
+            let last = &token[token.len() - 1..];
+            for other in [format!("{token}{last}"), format!("x{token}"), format!("{token}{token}")] {
                 assert!(!knows(&memory, &other), "{other}");
             }
         }
         // Each other's signature.
-        assert!(!knows(&memory, "h.c.Signature-2") && !knows(&memory, "h.d.signature-1"));
-        for token in tokens {
+        assert!(!knows(&memory, &tokens[0].replace("h.c", "h.d")) && !knows(&memory, &tokens[1].replace("h.d", "h.c")));
+        for token in &tokens {
             assert!(knows(&memory, token), "{token}");
             memory.forget(token.as_bytes());
             assert!(!knows(&memory, token), "{token}");
@@ -180,12 +148,27 @@ mod tests {
     }
 
     #[test]
+    fn keeps_no_token_and_none_at_all_under_a_small_exponent() {
+        let (token, hidden) = (token('c'), "y".repeat(HIDDEN));
+        let token = format!("{}{hidden}", &token[..token.len() - HIDDEN]);
+        for (exponent, remembered) in [("AQAB", true), ("Aw", false), ("__8", false)] {
+            let memory = Memory::new(10);
+            remember(&memory, &token, &key(exponent));
+            let kept = memory.get(token.as_bytes());
+            assert_eq!(kept.is_some(), remembered, "{exponent}");
+            if let Some(kept) = kept {
+                assert!(!kept.start.contains(&b'y'));
+            }
+        }
+    }
+
+    #[test]
     fn stays_at_its_bound() {
         for capacity in [0, 1, 10, 1000] {
             let memory = Memory::new(capacity);
-            let tokens: Vec<_> = (0..5000).map(|number| format!("h.c.{number:08}")).collect();
+            let tokens: Vec<_> = (0..5000).map(|n| format!("h.c.{n:08}{}", "x".repeat(HIDDEN))).collect();
             for token in &tokens {
-                remember(&memory, token);
+                remember(&memory, token, &KEY);
             }
             let held = tokens.iter().filter(|token| knows(&memory, token)).count();
             assert!(held <= capacity && held >= capacity / 2, "{held} of {capacity}");
