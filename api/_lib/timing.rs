@@ -15,7 +15,7 @@ const MAX_CARRIED_BYTES: usize = 1024;
 
 /// The header's value, as it grows. Each step begins where the one before has ended, so that no time is left out.
 pub(crate) struct Timing {
-    value: String,
+    value: Vec<u8>,
     step_began: Instant,
 }
 
@@ -23,7 +23,7 @@ impl Timing {
     /// Begins the first step.
     pub(crate) fn start() -> Self {
         // Room for what most calls have to tell.
-        Self { value: String::with_capacity(128), step_began: Instant::now() }
+        Self { value: Vec::with_capacity(128), step_began: Instant::now() }
     }
 
     /// Adds the step that ends now.
@@ -31,15 +31,17 @@ impl Timing {
         let now = Instant::now();
         let micros = (now - self.step_began).as_micros();
         self.step_began = now;
-        let milliseconds = serde_json::to_string(&(micros as f64 / 1000.0)).unwrap_or_default();
-        self.push(&[name, ";dur=", &milliseconds].concat());
+        self.push(name);
+        self.value.extend(b";dur=");
+        // Into memory, writing can't fail.
+        let _ = serde_json::to_writer(&mut self.value, &(micros as f64 / 1000.0));
     }
 
     fn push(&mut self, entry: &str) {
         if !self.value.is_empty() {
-            self.value.push_str(", ");
+            self.value.extend(b", ");
         }
-        self.value.push_str(entry);
+        self.value.extend(entry.as_bytes());
     }
 
     /// Carries the backend's own entries through, if they are well formed, short, without any part of the token, and

@@ -15,13 +15,14 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 /// The header that Vercel documents, then the one that it hands to a runtime: other languages' runtimes rename it, the
 /// Rust one does not.
-const HEADERS: [&str; 2] = ["x-vercel-oidc-token", "x-vercel-internal-oidc-token"];
+static HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("x-vercel-oidc-token"), HeaderName::from_static("x-vercel-internal-oidc-token")];
 const FILE: &str = "VERCEL_OIDC_TOKEN_FILE";
 const VARIABLE: &str = "VERCEL_OIDC_TOKEN";
 
@@ -39,9 +40,9 @@ pub async fn find(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<(Token, Source), TokenError> {
     let variable = |name| variable(name).map(Zeroizing::new).filter(|value| !value.trim().is_empty());
-    let header = HEADERS.into_iter().find_map(|name| {
+    let header = HEADERS.iter().find_map(|name| {
         let value = headers.get(name)?;
-        (!value.as_bytes().trim_ascii().is_empty()).then_some((name, value))
+        (!value.as_bytes().trim_ascii().is_empty()).then_some((name.as_str(), value))
     });
     let (token, source) = if let Some((name, value)) = header {
         (std::str::from_utf8(value.as_bytes()).ok().and_then(Token::new), Source::Header(name))
