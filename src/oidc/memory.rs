@@ -26,8 +26,13 @@ pub(super) struct Memory(Option<Tokens>);
 
 struct Tokens {
     /// The one remembered last, which is in the map as well.
-    last: RwLock<Option<(Box<[u8]>, Arc<Remembered>)>>,
+    last: RwLock<Option<Last>>,
     by_end: Cache<End, Arc<Remembered>>,
+}
+
+struct Last {
+    token: Box<[u8]>,
+    remembered: Arc<Remembered>,
 }
 
 /// The end of what is kept of a token. It is a part of the signature, as good as random: so a stranger's token is found
@@ -51,7 +56,7 @@ impl Memory {
     /// What was remembered of this token.
     pub(super) fn get(&self, token: &[u8]) -> Option<Arc<Remembered>> {
         let (tokens, (start, end, hidden)) = (self.0.as_ref()?, parts(token)?);
-        if let Some((last, remembered)) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
+        if let Some(Last { token: last, remembered }) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
             // Most often, this tells them apart.
             && remembered.start.ends_with(end)
             && equal(last, token)
@@ -68,14 +73,15 @@ impl Memory {
         {
             let remembered = Arc::new(Remembered { start: start.into(), hidden: sha256(hidden), claims, key });
             tokens.by_end.insert(*end, remembered.clone());
-            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some((token.into(), remembered));
+            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) =
+                Some(Last { token: token.into(), remembered });
         }
     }
 
     pub(super) fn forget(&self, token: &[u8]) {
         if let (Some(tokens), Some((_, end, _))) = (&self.0, parts(token)) {
             tokens.by_end.remove(end);
-            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| equal(last, token));
+            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|last| equal(&last.token, token));
         }
     }
 }
