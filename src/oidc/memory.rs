@@ -30,8 +30,9 @@ struct Tokens {
     by_end: Cache<End, Arc<Remembered>>,
 }
 
+/// The one token that is here whole.
 struct Last {
-    token: Box<[u8]>,
+    hidden: [u8; HIDDEN],
     remembered: Arc<Remembered>,
 }
 
@@ -56,12 +57,12 @@ impl Memory {
     /// What was remembered of this token.
     pub(super) fn get(&self, token: &[u8]) -> Option<Arc<Remembered>> {
         let (tokens, (start, end, hidden)) = (self.0.as_ref()?, parts(token)?);
-        if let Some(Last { token: last, remembered }) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
+        if let Some(last) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
             // Most often, this tells them apart.
-            && remembered.start.ends_with(end)
-            && equal(last, token)
+            && last.remembered.start.ends_with(end)
+            && last.is(start, hidden)
         {
-            return Some(remembered.clone());
+            return Some(last.remembered.clone());
         }
         let remembered = tokens.by_end.get(end)?;
         (equal(&remembered.start, start) && remembered.hidden == sha256(hidden)).then_some(remembered)
@@ -73,16 +74,21 @@ impl Memory {
         {
             let remembered = Arc::new(Remembered { start: start.into(), hidden: sha256(hidden), claims, key });
             tokens.by_end.insert(*end, remembered.clone());
-            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) =
-                Some(Last { token: token.into(), remembered });
+            *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some(Last { hidden: *hidden, remembered });
         }
     }
 
     pub(super) fn forget(&self, token: &[u8]) {
-        if let (Some(tokens), Some((_, end, _))) = (&self.0, parts(token)) {
+        if let (Some(tokens), Some((start, end, hidden))) = (&self.0, parts(token)) {
             tokens.by_end.remove(end);
-            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|last| equal(&last.token, token));
+            tokens.last.write().unwrap_or_else(PoisonError::into_inner).take_if(|last| last.is(start, hidden));
         }
+    }
+}
+
+impl Last {
+    fn is(&self, start: &[u8], hidden: &[u8]) -> bool {
+        equal(&self.remembered.start, start) && equal(&self.hidden, hidden)
     }
 }
 
@@ -94,8 +100,8 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// What is kept of a token, the end of that, and the rest. No RS256 signature is shorter than these two.
-fn parts(token: &[u8]) -> Option<(&[u8], &End, &[u8])> {
-    let (start, hidden) = token.split_at_checked(token.len().checked_sub(HIDDEN)?)?;
+fn parts(token: &[u8]) -> Option<(&[u8], &End, &[u8; HIDDEN])> {
+    let (start, hidden) = token.split_last_chunk()?;
     Some((start, start.last_chunk()?, hidden))
 }
 
