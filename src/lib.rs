@@ -81,7 +81,8 @@ use crate::settings::Settings;
 ///
 /// # Errors
 ///
-/// Where the system refuses its limits on open files, or to listen. What goes wrong with single connections ends these alone.
+/// Where the system refuses its limits on open files, or to listen. What goes wrong with single connections ends these
+/// alone.
 pub async fn run(listener: TcpListener, settings: Settings, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let Settings { trust, jwks_url, remembered_tokens, .. } = settings;
     tracing::info!("trusting {trust}");

@@ -81,3 +81,21 @@ fn client(url: &Url) -> reqwest::Result<Client> {
     // Plain http is for loopback: no proxy reaches it, and it must work where no certificate authority is installed.
     if url.scheme() == "http" { client.no_proxy().tls_certs_only([]) } else { client }.build()
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        for (url, shown) in [
+            ("https://user:password@keys.test/a?secret", "https://keys.test/a"),
+            ("https://user@keys.test/a", "https://keys.test/a"),
+            ("https://keys.test/a", "https://keys.test/a"),
+        ] {
+            assert_eq!(Source::new(url.parse().unwrap()).url_to_show().as_str(), shown);
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! The issuer's document, read key by key, and what its keys are for: the signature of a token.
 //!
-//! Pure functions of bytes. A key that can't be used is skipped, and spoils no other. Which keys are usable: RSA of 2048 bits or more for RS256 signatures (RFC
-//! 7517, section 4; RFC 7518, sections 3.3 and 6.3.1). A key is parsed once, when its document is read: that takes a good
-//! part of the time that a verification does.
+//! Pure functions of bytes. A key that can't be used is skipped, and spoils no other. Which keys are usable: RSA of 2048
+//! bits or more for RS256 signatures (RFC 7517, section 4; RFC 7518, sections 3.3 and 6.3.1). A key is parsed once, when
+//! its document is read: that takes a good part of the time that a verification does.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
