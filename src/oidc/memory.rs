@@ -27,13 +27,13 @@ pub(super) struct Memory(Option<Tokens>);
 struct Tokens {
     /// The one remembered last, which is in the map as well.
     last: RwLock<Option<Last>>,
-    by_end: Cache<End, Arc<Remembered>>,
+    by_end: Cache<End, Remembered>,
 }
 
 /// The one token that is here whole.
 struct Last {
     hidden: [u8; HIDDEN],
-    remembered: Arc<Remembered>,
+    remembered: Remembered,
 }
 
 /// The end of what is kept of a token. It is a part of the signature, as good as random: so a stranger's token is found
@@ -41,8 +41,9 @@ struct Last {
 type End = [u8; 8];
 
 /// A token that was verified.
+#[derive(Clone)]
 pub(super) struct Remembered {
-    start: Box<[u8]>,
+    start: Arc<[u8]>,
     hidden: [u8; 32],
     pub(super) claims: Arc<Claims>,
     pub(super) key: Arc<Key>,
@@ -55,7 +56,7 @@ impl Memory {
     }
 
     /// What was remembered of this token.
-    pub(super) fn get(&self, token: &[u8]) -> Option<Arc<Remembered>> {
+    pub(super) fn get(&self, token: &[u8]) -> Option<Remembered> {
         let (tokens, (start, end, hidden)) = (self.0.as_ref()?, parts(token)?);
         if let Some(last) = &*tokens.last.read().unwrap_or_else(PoisonError::into_inner)
             // Most often, this tells them apart.
@@ -72,7 +73,7 @@ impl Memory {
         if let (Some(tokens), Some((start, end, hidden))) = (&self.0, parts(token))
             && !key.has_small_exponent()
         {
-            let remembered = Arc::new(Remembered { start: start.into(), hidden: sha256(hidden), claims, key });
+            let remembered = Remembered { start: start.into(), hidden: sha256(hidden), claims, key };
             tokens.by_end.insert(*end, remembered.clone());
             *tokens.last.write().unwrap_or_else(PoisonError::into_inner) = Some(Last { hidden: *hidden, remembered });
         }

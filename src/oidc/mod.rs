@@ -101,7 +101,7 @@ impl Verifier {
             && self.keys.key(remembered.key.kid()).await? == remembered.key
         {
             self.trust.judge_time(&remembered.claims, now).inspect_err(|_| self.memory.forget(token))?;
-            return Ok(remembered.claims.clone());
+            return Ok(remembered.claims);
         }
         let unverified = UnverifiedToken::parse(token)?;
         let key = self.keys.key(&unverified.kid).await?;
