@@ -1,7 +1,6 @@
 //! The backend's binary: settings, log, listener, signals; all else is in the library.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use backend::settings::{LogFormat, Settings};
 use tokio::net::TcpListener;
@@ -12,22 +11,19 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Exit codes: 0 after a stop that was asked for, 1 where the system refuses something, 2 where a setting must be
 /// changed.
 #[tokio::main]
-async fn main() -> ExitCode {
-    let settings = match Settings::read(|name| std::env::var_os(name)) {
-        Ok(settings) => settings,
+async fn main() {
+    let code = match Settings::read(|name| std::env::var_os(name)) {
+        Ok(settings) => {
+            log_to_stdout(settings.log_format, settings.log_filter.clone());
+            serve(settings).await.inspect_err(|error| complain(error)).map_or(1, |()| 0)
+        }
         Err(problems) => {
             complain(&problems);
-            return ExitCode::from(2);
+            2
         }
     };
-    log_to_stdout(settings.log_format, settings.log_filter.clone());
-    match serve(settings).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
+    // The end of `main` would wait for a name resolver that doesn't answer: half a minute, and nothing interrupts it.
+    std::process::exit(code)
 }
 
 async fn serve(settings: Settings) -> io::Result<()> {
