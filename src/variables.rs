@@ -43,22 +43,21 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
         Problems(self.problems)
     }
 
-    /// The variable's value. Blank counts as unset.
+    /// The variable's value. Blank counts as unset; one that can't be read counts as set, to something.
     pub(crate) fn text(&mut self, name: &str) -> Option<String> {
-        match (self.variable)(name)?.into().into_string() {
-            Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-            Err(_) => {
-                self.problem(name, "is not valid UTF-8");
-                None
-            }
-        }
+        let text = (self.variable)(name)?.into().into_string().unwrap_or_else(|text| {
+            self.problem(name, "is not valid UTF-8");
+            text.to_string_lossy().into_owned()
+        });
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
     pub(crate) fn problem(&mut self, name: &str, problem: impl fmt::Display) {
-        let problem = format!("{name}: {problem}");
-        // A variable may be read more than once.
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
+        // The first says it all: a variable may be read more than once, and what is wrong with it in one way is so in
+        // others.
+        let name = format!("{name}: ");
+        if !self.problems.iter().any(|known| known.starts_with(&name)) {
+            self.problems.push(format!("{name}{problem}"));
         }
     }
 
