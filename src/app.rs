@@ -98,7 +98,7 @@ async fn readyz(State(verifier): State<Arc<Verifier>>) -> Result<impl IntoRespon
     Err(Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "keys_unavailable",
-        "The issuer's keys have not been fetched yet. The log says why.",
+        "No usable keys of the issuer are held: none have been fetched yet, or not for an hour. The log says why.",
     )
     .with_header(RETRY_AFTER, HeaderValue::from_static("1")))
 }
