@@ -59,8 +59,9 @@ impl Timing {
                 c == ',' && !quoted
             });
             for entry in entries.map(str::trim).filter(|entry| !entry.is_empty()) {
-                let name = entry.split([';', ' ']).next().unwrap_or_default();
-                if STEPS.iter().all(|step| !step.eq_ignore_ascii_case(name)) && entry.len() <= room {
+                let name = entry.split(';').next().unwrap_or_default().trim();
+                let is_step = STEPS.iter().any(|step| step.eq_ignore_ascii_case(name));
+                if is_name(name) && !is_step && entry.len() <= room {
                     room -= entry.len();
                     self.push(entry);
                 }
@@ -75,4 +76,10 @@ impl Timing {
             headers.insert(NAME, value);
         }
     }
+}
+
+/// A token as HTTP has it (RFC 9110, section 5.6.2).
+fn is_name(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_part)
 }

@@ -47,13 +47,13 @@ async fn timing_entries_that_are_broken_or_long_or_hold_the_token_are_dropped() 
 
 #[tokio::test]
 async fn a_timing_entry_of_the_backends_does_not_pass_for_one_of_the_callers() {
-    let headers =
-        "server-timing: token;dur=9, Backend;dur=1,exchange, verify;dur=2;desc=\"a, token\", tokens;dur=3\r\n";
+    let headers = "server-timing: token;dur=9, Backend;dur=1,exchange, verify;dur=2;desc=\"a, token\", tokens;dur=3\r\n\
+         server-timing: backend\t;dur=7, \"token\";dur=5, =;;;, to ken;dur=6, spaced ;dur=4\r\n";
     let backend = Stub::always(answer("200 OK", headers, "{}")).await;
     let function = Function::start(&[("BACKEND_URL", &backend.url())]).await;
     let answer = function.call_with("a-token").await;
     let timing = answer.header("server-timing");
-    assert!(timing.ends_with(", verify;dur=2;desc=\"a, token\", tokens;dur=3"), "{timing}");
+    assert!(timing.ends_with(", verify;dur=2;desc=\"a, token\", tokens;dur=3, spaced ;dur=4"), "{timing}");
     for step in ["token;", "backend;"] {
         assert_eq!(timing.to_lowercase().matches(step).count(), 1, "{timing}");
     }
