@@ -64,7 +64,7 @@ impl Endpoints {
     fn read(variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Misconfigured> {
         let vercel_url = variable("VERCEL_URL");
         let backend = match (variable("BACKEND_URL"), &vercel_url) {
-            (Some(url), _) => allowed("BACKEND_URL", &url),
+            (Some(url), _) => base("BACKEND_URL", &url),
             (None, Some(host)) => same_deployment(host),
             (None, None) => Err("set `BACKEND_URL` to the backend's base URL (or deploy both ends together, where Vercel sets `VERCEL_URL`)".to_owned()),
         };
@@ -87,17 +87,26 @@ impl Endpoints {
     }
 }
 
-/// A URL that a token may go to, less any `/` at its end. A refused one is not shown: it may hold a password.
+/// A URL that a token may go to. A refused one is not shown: it may hold a password.
 fn allowed(name: &str, value: &str) -> Result<Url, String> {
-    let mut url = Url::parse(value)
+    let url = Url::parse(value)
         .map_err(|_| format!("`{name}` is not a URL: it should look like `https://api.example.com/path`"))?;
     if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
         return Err(format!(
             "`{name}` must be `https`, for a token sent in the clear can be stolen; only a loopback host may have `http`"
         ));
     }
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err(format!("`{name}` must be a base URL, without user, password, query or fragment"));
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Err(format!("`{name}` must be a URL without user, password and fragment"));
+    }
+    Ok(url)
+}
+
+/// The same, for a URL that others may be made of, less any `/` at its end.
+fn base(name: &str, value: &str) -> Result<Url, String> {
+    let mut url = allowed(name, value)?;
+    if url.query().is_some() {
+        return Err(format!("`{name}` must be a base URL, without a query"));
     }
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
@@ -105,14 +114,12 @@ fn allowed(name: &str, value: &str) -> Result<Url, String> {
 }
 
 fn same_deployment(host: &str) -> Result<Url, String> {
-    if host.contains(['/', '\\', '?', '#', '@']) {
-        return Err("`VERCEL_URL` must be a host name alone, as Vercel sets it; or set `BACKEND_URL`".to_owned());
-    }
-    let plain = format!("http://{host}/backend");
-    match Url::parse(&plain) {
-        Ok(url) if is_loopback(&url) => Ok(url),
-        _ => allowed("VERCEL_URL", &format!("https://{host}/backend")),
-    }
+    let url = |scheme| Url::parse(&format!("{scheme}://{host}/backend")).ok();
+    url("http")
+        .filter(is_loopback)
+        .or_else(|| url("https"))
+        .filter(|_| !host.contains(['/', '\\', '?', '#', '@']))
+        .ok_or_else(|| "`VERCEL_URL` must be a host name alone, as Vercel sets it; or set `BACKEND_URL`".to_owned())
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -122,9 +129,9 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 fn is_on_vercel(backend: &Url, vercel_url: Option<&str>) -> bool {
-    let host = backend.host_str().unwrap_or_default();
-    host.ends_with(".vercel.app")
-        || vercel_url.is_some_and(|url| url.eq_ignore_ascii_case(host) || url.eq_ignore_ascii_case(backend.authority()))
+    let own = vercel_url.and_then(|host| same_deployment(host).ok());
+    backend.host_str().is_some_and(|host| host.ends_with(".vercel.app"))
+        || own.is_some_and(|own| own.host() == backend.host() && (own.port().is_none() || own.port() == backend.port()))
 }
 
 #[cfg(test)]
@@ -150,7 +157,9 @@ mod tests {
             ("https://api.example.com", "api.example.com", true),
             ("https://api.example.com", "API.example.com", true),
             ("https://not-api.example.com", "api.example.com", false),
+            ("https://api.example.com:443", "api.example.com:443", true),
             ("http://127.0.0.1:3000", "127.0.0.1:3000", true),
+            ("http://127.1:3000", "127.0.0.1:3000", true),
             ("http://127.0.0.1:3001", "127.0.0.1:3000", false),
         ] {
             let settings = endpoints(&[("BACKEND_URL", backend), ("VERCEL_URL", vercel_url)]);
@@ -166,6 +175,8 @@ mod tests {
             ("127.0.0.1:3000", "http://127.0.0.1:3000/backend"),
             ("[::1]:3000", "http://[::1]:3000/backend"),
             ("192.168.0.1", "https://192.168.0.1/backend"),
+            ("api.example.com:443", "https://api.example.com/backend"),
+            ("127.1:80", "http://127.0.0.1/backend"),
         ] {
             let settings = endpoints(&[("VERCEL_URL", host)]);
             assert_eq!((settings.backend.as_str(), settings.backend_is_on_vercel), (url, true));
@@ -191,6 +202,18 @@ mod tests {
         assert!(endpoints(&[plain, ("BACKEND_AUDIENCE", "api")]).need_tls());
         let local = ("OIDC_TOKEN_EXCHANGE_URL", "http://[::1]:2");
         assert!(!endpoints(&[plain, local, ("BACKEND_AUDIENCE", "api")]).need_tls());
+    }
+
+    #[test]
+    fn the_exchange_is_asked_at_its_url_as_it_is() {
+        for url in ["https://oidc.example.com/token/", "https://oidc.example.com/token?tenant=a"] {
+            let settings = endpoints(&[("BACKEND_URL", "https://api.example.com"), ("OIDC_TOKEN_EXCHANGE_URL", url)]);
+            assert_eq!(settings.exchange.as_str(), url);
+        }
+        for url in ["https://a@oidc.example.com", "https://:b@oidc.example.com", "https://oidc.example.com/#c"] {
+            assert!(allowed("A", url).is_err(), "{url}");
+        }
+        assert!(base("A", "https://api.example.com/?x").is_err());
     }
 
     #[test]
