@@ -41,8 +41,8 @@ pub async fn find(
 ) -> Result<(Token, Source), TokenError> {
     let variable = |name| variable(name).map(Zeroizing::new).filter(|value| !value.trim().is_empty());
     let header = HEADERS.iter().find_map(|name| {
-        let value = headers.get(name)?;
-        (!value.as_bytes().trim_ascii().is_empty()).then_some((name.as_str(), value))
+        let mut values = headers.get_all(name).iter();
+        Some((name.as_str(), values.find(|value| !value.as_bytes().trim_ascii().is_empty())?))
     });
     let (token, source) = if let Some((name, value)) = header {
         (std::str::from_utf8(value.as_bytes()).ok().and_then(Token::new), Source::Header(name))

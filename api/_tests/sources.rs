@@ -41,6 +41,8 @@ async fn a_blank_source_counts_as_unset() {
     let function = Function::start(&variables).await;
     assert_eq!(function.call(&[("x-vercel-oidc-token", " "), ("x-vercel-internal-oidc-token", "")]).await.status, 200);
     assert_eq!(sent(&backend), token);
+    assert_eq!(function.call(&[("x-vercel-oidc-token", ""), ("x-vercel-oidc-token", "second")]).await.status, 200);
+    assert_eq!(sent(&backend), "second");
 
     let variables = [("BACKEND_URL", &*backend.url()), ("VERCEL_OIDC_TOKEN", " ")];
     let detail = Function::start(&variables).await.call(&[]).await.is_problem(500, "token_unavailable");
