@@ -72,7 +72,7 @@ impl Caller {
         let (mut token, source) = token::find(headers, |name| self.settings.token_variable(name)).await?;
         if refresh::is_due(&token, &source, SystemTime::now) {
             // Boxed, as the exchange below: most calls need neither, and both are larger than all the rest of a call.
-            token = Box::pin(self.refresh.replace(source)).await?;
+            token = Box::pin(self.refresh.replace(token, source)).await?;
         }
         timing.add("token");
         if let Some(audience) = &endpoints.audience {

@@ -74,7 +74,7 @@ impl Failure {
             }
             cause = error.source();
         }
-        status.is_server_error().then(|| masked(&line, looks_like_a_token))
+        status.is_server_error().then(|| masked(&line, looks_like_a_jwt))
     }
 
     pub(crate) fn into_response(self) -> Response<String> {
@@ -83,7 +83,7 @@ impl Failure {
             "type": "about:blank",
             "title": status.canonical_reason(),
             "status": status.as_u16(),
-            "detail": sentence(&masked(&self.to_string(), looks_like_a_token)),
+            "detail": sentence(&masked(&self.to_string(), looks_like_a_jwt)),
             "code": code,
         });
         if let Self::Backend(error) = &self {
@@ -127,8 +127,10 @@ const MIN_PART: usize = 12;
 /// Others' words, fit to be shown: on one line, not too long, with `***` for all that looks like a token or is a part
 /// of this one.
 pub(crate) fn foreign_words(text: &str, token: Option<&Token>) -> String {
-    // Cut first, for the search is not made for a megabyte; a rest of a token that is shorter than a part stays, and
-    // says nothing.
+    // A token may hold characters that are in no JWT, and so be more than one run.
+    let text = token.map_or_else(|| text.to_owned(), |token| text.replace(token.expose(), "***"));
+    // Then cut, for the search for parts is not made for a megabyte; a rest of a token that is shorter than a part
+    // stays, and says nothing.
     let line: String = text.chars().take(4 * MAX_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let shown = masked(&line, |run| looks_like_a_token(run) || token.is_some_and(|token| holds_part_of(run, token)));
     let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -166,17 +168,23 @@ fn is_token_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
-/// A JWT or a piece of one, or another long run of mixed characters.
+/// The beginning of a JWT: base64url of `{"`.
+fn looks_like_a_jwt(run: &str) -> bool {
+    run.len() >= 16 && run.starts_with("eyJ")
+}
+
+/// A JWT or a piece of one, or another long run of mixed characters. (Not for our own words: a file's name may be one.)
 fn looks_like_a_token(run: &str) -> bool {
     let has = |test: fn(&u8) -> bool| run.as_bytes().iter().any(test);
     let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
-    run.len() >= 16 && run.starts_with("ey") || run.len() >= 20 && mixed
+    looks_like_a_jwt(run) || run.len() >= 20 && mixed
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::token::Source;
 
     #[test]
     fn others_words_are_shown_on_one_short_line_without_a_token() {
@@ -189,6 +197,7 @@ mod tests {
             ("sig=ghijklmnopq!", "sig=ghijklmnopq!"),
             ("xghijklmnopqrx", "***"),
             ("a JWT eyJhbGciOiJub25l", "a JWT ***"),
+            ("the abcdefghijkl\nmnop.qrstuvwxyza", "the *** ***"),
             ("eyes are fine, and no-credentials-found-anywhere", "eyes are fine, and no-credentials-found-anywhere"),
             ("key Ab1Cd2Ef3Gh4Ij5Kl6Mn", "key ***"),
         ] {
@@ -206,6 +215,23 @@ mod tests {
                 assert!(words.contains("***") && !words.contains("secret"), "{words}");
             }
             assert_eq!(foreign_words("a secret, a word", Some(&token)).contains("***"), secret == "secret");
+        }
+    }
+
+    #[test]
+    fn a_token_is_hidden_whatever_characters_it_has() {
+        for secret in ["AbC+dEf/GhI=jKl~mNo:pQr", "user~pass", "s3cr3t/k3y", "a,b;c'd`e"] {
+            let token = Token::new(secret).unwrap();
+            let words = foreign_words(&format!("the token '{secret}' is bad: {secret}"), Some(&token));
+            assert_eq!(words, "the token '***' is bad: ***");
+        }
+    }
+
+    #[test]
+    fn a_file_is_named_whatever_its_name() {
+        for path in ["/x/Vercel-Oidc-Token-2026.txt", "/x/eyewitness-service-token", "/x/0123456789abcdefABCDEF"] {
+            let failure = Failure::Token(TokenError::Unreadable(Source::File(path.to_owned())));
+            assert!(failure.log_line().unwrap().contains(path) && failure.into_response().body().contains(path));
         }
     }
 

@@ -76,8 +76,8 @@ impl Refresh {
         Self { allowed, store: Store::new(2) }
     }
 
-    /// A new token in place of one that the environment holds.
-    pub(crate) async fn replace(&self, source: Source) -> Result<Token, RefreshError> {
+    /// A new token in place of this one, which the environment holds.
+    pub(crate) async fn replace(&self, expired: Token, source: Source) -> Result<Token, RefreshError> {
         if !self.allowed {
             return Err(RefreshError::NotDevelopment(source));
         }
@@ -86,7 +86,7 @@ impl Refresh {
             return Err(RefreshError::NotLinked(source));
         };
         let key = Key::of(&[&project.project_id, project.org_id.as_deref().unwrap_or_default()]);
-        self.store.get(key, SystemTime::now(), ask(PROGRAM.as_ref(), project)).await
+        self.store.get(key, SystemTime::now(), ask(PROGRAM.as_ref(), project, expired)).await
     }
 }
 
@@ -130,7 +130,7 @@ fn is_id(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-async fn ask(program: &Path, project: Project) -> Result<Obtained, RefreshError> {
+async fn ask(program: &Path, project: Project, expired: Token) -> Result<Obtained, RefreshError> {
     let mut command = Command::new(program);
     command.args(["project", "token", &project.project_id, "--format=json"]);
     if let Some(team) = &project.org_id {
@@ -143,7 +143,7 @@ async fn ask(program: &Path, project: Project) -> Result<Obtained, RefreshError>
     let (stdout, stderr, status) = tokio::time::timeout(TIMEOUT, work).await.map_err(|_| RefreshError::Timeout)?;
     if !status.is_ok_and(|status| status.success()) {
         // Its reasons are on standard error. What it prints for programs, on standard output, may be a token.
-        return Err(RefreshError::Cli(foreign_words(&String::from_utf8_lossy(&stderr), None)));
+        return Err(RefreshError::Cli(foreign_words(&String::from_utf8_lossy(&stderr), Some(&expired))));
     }
     let token = token(&stdout).ok_or_else(|| RefreshError::Cli("success, but its output holds no token".to_owned()))?;
     let until = token.unverified_expiry();
@@ -210,7 +210,7 @@ mod tests {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
 
         let project = Project { project_id: "prj_shop".to_owned(), org_id: None };
-        let asked = tokio::spawn(async move { ask(&program, project).await });
+        let asked = tokio::spawn(async move { ask(&program, project, Token::new("expired").unwrap()).await });
         // The clock does not jump while this waits.
         let pid = tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe).unwrap()).await.unwrap();
         let started = tokio::time::Instant::now();

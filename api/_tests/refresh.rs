@@ -150,9 +150,10 @@ async fn a_project_file_with_ids_that_are_none_is_refused_by_name() {
 async fn the_clis_own_reason_reaches_the_developer_without_any_token() {
     let (folder, backend, secret) = (Folder::new(), Stub::good().await, token("secret", 3600));
     let reason = "No existing credentials found. Please run `vercel login` or pass \"--token\"";
-    let path = folder
-        .link()
-        .vercel(&format!("echo >&2 'Error: {reason}'\necho >&2 'sent {secret} and Ab1Cd2Ef3Gh4Ij5Kl6Mn7Op8'\nexit 1"));
+    let path = folder.link().vercel(&format!(
+        "echo >&2 'Error: {reason}'\necho >&2 'sent {secret} and Ab1Cd2Ef3Gh4Ij5Kl6Mn7Op8'\n\
+                          echo \"$VERCEL_OIDC_TOKEN\" | /usr/bin/fold -w 18 >&2\nexit 1"
+    ));
     let function = start(&folder, &backend, &path, &[]).await;
     let answer = function.call(&[]).await;
     let detail = answer.is_problem(500, "token_unavailable");
@@ -161,6 +162,8 @@ async fn the_clis_own_reason_reaches_the_developer_without_any_token() {
         assert!(text.contains(reason) && text.contains("sent *** and ***"), "{text}");
         assert!(text.contains("run `vercel login`, then `vercel env pull`"), "{text}");
         assert!(!shows(text, &secret), "{text}");
+        // The old token, cut into lines that look like no token.
+        assert!(text.contains("*** *** ***") && !text.contains("J9."), "{text}");
     }
 }
 
