@@ -1,0 +1,449 @@
+//! Calls that carry the token: any method, path, query, headers and body, to one origin.
+//!
+//! Guarantees: the token goes to the base URL's origin and nowhere else, because redirects are not followed and a path
+//! can't leave the base URL; each call has its limits; an answer is read up to its limit, never whole before that.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use reqwest::Url;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::client::{self, ChunkError, Clients, Failed, Limits, set_common_headers};
+use crate::error::{ApiError, Encoding, Misconfigured, PathProblem};
+use crate::json;
+use crate::token::{Token, UnverifiedClaims};
+use crate::tokens::Tokens;
+use crate::url::{for_log, parse_base};
+
+/// Lets a call through Vercel's Deployment Protection if the calling project is a trusted source there.
+const TRUSTED_SOURCE: HeaderName = HeaderName::from_static("x-vercel-trusted-oidc-idp-token");
+/// These connect the traces and logs of both ends.
+const PASSED_ON: [HeaderName; 2] = [HeaderName::from_static("traceparent"), HeaderName::from_static("x-vercel-id")];
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An API that verifies the caller's token. Build it once; clones share their connections.
+///
+/// ```
+/// use std::time::Duration;
+/// use vercel_oidc_client::{Api, Tokens};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tokens = Tokens::from_env(|name| std::env::var(name).ok())?;
+/// let api = Api::new("https://orders.example.com/v1", tokens)?
+///     .with_audience("https://orders.example.com")
+///     .with_timeout(Duration::from_secs(30))
+///     .with_max_bytes(16 * 1024 * 1024);
+/// # let _ = api;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Unless changed, a call may take 2 seconds to connect and 10 seconds in all, and an answer may have 1 MiB.
+#[derive(Clone, Debug)]
+pub struct Api(Arc<Settings>);
+
+#[derive(Clone)]
+struct Settings {
+    base: Url,
+    is_on_vercel: bool,
+    tokens: Tokens,
+    audience: Option<String>,
+    clients: Arc<Clients>,
+    limits: Limits,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("base", &self.base.as_str())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    /// An API at this base URL, which may have a path. It is called with the function's own token unless
+    /// [`Api::with_audience`] names an audience.
+    ///
+    /// # Errors
+    ///
+    /// The URL is neither `https` nor `http` to a loopback host, or it has a query, a fragment or a user name.
+    pub fn new(base_url: &str, tokens: Tokens) -> Result<Self, Misconfigured> {
+        let base = parse_base(base_url).map_err(|problem| Misconfigured::new("The base URL", problem))?;
+        let is_on_vercel = is_on_vercel(&base, tokens.own_host());
+        let clients = tokens.clients();
+        Ok(Self(Arc::new(Settings { base, is_on_vercel, tokens, audience: None, clients, limits: Limits::default() })))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Exchanges the token for one with this audience before each call. Results are cached.
+    #[must_use]
+    pub fn with_audience(self, audience: impl Into<String>) -> Self {
+        self.with(|settings| settings.audience = Some(audience.into()))
+    }
+
+    /// The time that a call may take, the answer's body included.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.limits.timeout = timeout)
+    }
+
+    /// The time that connecting may take.
+    #[must_use]
+    pub fn with_connect_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.clients = Arc::new(Clients::connecting_within(timeout)))
+    }
+
+    /// The most bytes that an answer may have, also if it is read chunk by chunk.
+    #[must_use]
+    pub fn with_max_bytes(self, max_bytes: usize) -> Self {
+        self.with(|settings| settings.limits.max_bytes = max_bytes)
+    }
+
+    /// Starts a `GET` request. See [`Api::request`].
+    pub fn get<'a>(&'a self, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
+        self.request(Method::GET, incoming, path)
+    }
+
+    /// Starts a `POST` request. See [`Api::request`].
+    pub fn post<'a>(&'a self, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
+        self.request(Method::POST, incoming, path)
+    }
+
+    /// Starts a `PUT` request. See [`Api::request`].
+    pub fn put<'a>(&'a self, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
+        self.request(Method::PUT, incoming, path)
+    }
+
+    /// Starts a `PATCH` request. See [`Api::request`].
+    pub fn patch<'a>(&'a self, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
+        self.request(Method::PATCH, incoming, path)
+    }
+
+    /// Starts a `DELETE` request. See [`Api::request`].
+    pub fn delete<'a>(&'a self, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
+        self.request(Method::DELETE, incoming, path)
+    }
+
+    /// Starts a request to a path below the base URL.
+    ///
+    /// `incoming` are the headers of the request that the function is answering: the token may be in them, and
+    /// `traceparent` and `x-vercel-id` are passed on.
+    ///
+    /// The path begins with exactly one `/`. A backslash, `?`, `#`, a control character, or a segment `.` or `..` (a dot
+    /// may be written as `%2e`) is an error from [`ApiRequest::send`], and nothing is sent. Percent-encode text from
+    /// outside before you put it into a path.
+    pub fn request<'a>(&'a self, method: Method, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
+        ApiRequest::new(self, method, incoming, join(&self.0.base, path).map_err(ApiError::Path))
+    }
+
+    /// Starts a request to the base URL itself, as it was written: with or without a slash at its end.
+    pub fn request_base<'a>(&'a self, method: Method, incoming: &'a HeaderMap) -> ApiRequest<'a> {
+        ApiRequest::new(self, method, incoming, Ok(self.0.base.clone()))
+    }
+}
+
+/// Appends a path to the base URL, unless it could lead elsewhere.
+fn join(base: &Url, path: &str) -> Result<Url, PathProblem> {
+    if path.contains('\\') {
+        return Err(PathProblem::Backslash);
+    }
+    // The URL parser skips tabs and line breaks, which could make dots meet.
+    if path.contains(|c: char| c.is_control()) {
+        return Err(PathProblem::Control);
+    }
+    if !path.starts_with('/') || path.starts_with("//") {
+        return Err(PathProblem::Start);
+    }
+    if path.contains(['?', '#']) {
+        return Err(PathProblem::Query);
+    }
+    // Some servers decode `%2f` and `%5c` before they look for segments.
+    let decoded = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(PathProblem::DotSegment);
+    }
+    let mut url = base.clone();
+    let prefix = base.path().strip_suffix('/').unwrap_or(base.path());
+    url.set_path(&[prefix, path].concat());
+    Ok(url)
+}
+
+/// Whether Deployment Protection may stand in front of the API: a host of Vercel's, or this deployment's own.
+fn is_on_vercel(base: &Url, own_host: Option<&str>) -> bool {
+    let own = own_host.and_then(|host| Url::parse(&format!("{}://{host}", base.scheme())).ok());
+    base.host_str().is_some_and(|host| host.ends_with(".vercel.app"))
+        || own.is_some_and(|own| own.host() == base.host() && (own.port().is_none() || own.port() == base.port()))
+}
+
+/// A request to an [`Api`] that has not been sent yet.
+#[must_use = "a request is sent by `send`"]
+pub struct ApiRequest<'a> {
+    api: &'a Api,
+    incoming: &'a HeaderMap,
+    method: Method,
+    url: Result<Url, ApiError>,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    token: Option<Token>,
+}
+
+impl<'a> ApiRequest<'a> {
+    fn new(api: &'a Api, method: Method, incoming: &'a HeaderMap, url: Result<Url, ApiError>) -> Self {
+        Self { api, incoming, method, url, headers: HeaderMap::new(), body: Vec::new(), token: None }
+    }
+
+    /// Adds a parameter to the query. Both parts are encoded.
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        if let Ok(url) = &mut self.url {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+        self
+    }
+
+    /// Sets a header. [`ApiRequest::send`] replaces `Authorization`, `Accept-Encoding` and Vercel's header for trusted
+    /// sources.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// Sets the body to a value as JSON, and its `Content-Type`.
+    pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(json) => {
+                self.body = json;
+                self.header(CONTENT_TYPE, JSON)
+            }
+            Err(_) => {
+                self.url = self.url.and(Err(ApiError::Body));
+                self
+            }
+        }
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sends this token instead of getting one from the incoming headers: a token that [`Tokens`] gave before.
+    pub fn token(mut self, token: Token) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Gets the token, sends the request, and waits for the head of the answer, whatever its status.
+    ///
+    /// # Errors
+    ///
+    /// The path is not allowed, there is no token, or no answer came. A status that is no success is an error only from
+    /// [`ApiResponse::error_for_status`].
+    pub async fn send(self) -> Result<ApiResponse, ApiError> {
+        let Settings { tokens, audience, clients, limits, is_on_vercel, .. } = &*self.api.0;
+        let url = self.url?;
+        let token = match (self.token, audience) {
+            (Some(token), _) => token,
+            (None, Some(audience)) => tokens.get_for(self.incoming, audience).await?,
+            (None, None) => tokens.get(self.incoming).await?,
+        };
+        let mut headers = self.headers;
+        headers.entry(ACCEPT).or_insert(JSON);
+        for name in PASSED_ON {
+            if let Some(value) = self.incoming.get(&name) {
+                headers.entry(name).or_insert(value.clone());
+            }
+        }
+        set_common_headers(&mut headers);
+        headers.insert(AUTHORIZATION, token.header_value("Bearer "));
+        headers.remove(TRUSTED_SOURCE);
+        if *is_on_vercel {
+            headers.insert(TRUSTED_SOURCE, token.header_value(""));
+        }
+        let mut request = clients.get(&url)?.request(self.method, url.clone()).headers(headers).timeout(limits.timeout);
+        if !self.body.is_empty() {
+            request = request.body(self.body);
+        }
+        let url_for_log = for_log(&url);
+        let response = request.send().await.map_err(|error| match Failed::from(error) {
+            Failed::Timeout => ApiError::Timeout { url: url_for_log.clone() },
+            Failed::Other(cause) => ApiError::Unreachable { cause, url: url_for_log.clone() },
+        })?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            tokens.drop_refused(&token);
+        }
+        Ok(ApiResponse { response, max_bytes: limits.max_bytes, left: limits.max_bytes, token, url })
+    }
+}
+
+/// An API's answer. Its head is here, its body is read by one of the methods.
+pub struct ApiResponse {
+    response: reqwest::Response,
+    max_bytes: usize,
+    left: usize,
+    token: Token,
+    url: Url,
+}
+
+impl ApiResponse {
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// The headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// Turns every status but 2xx into an error with advice. Redirects are errors, because they are not followed.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Refused`], [`ApiError::Unavailable`], [`ApiError::Redirected`] or [`ApiError::Status`].
+    pub async fn error_for_status(self) -> Result<Self, ApiError> {
+        let status = self.status();
+        match status.as_u16() {
+            200..=299 => Ok(self),
+            300..=399 => Err(ApiError::Redirected { status, to_sign_in: self.leads_to_a_sign_in() }),
+            400 | 401 | 403 => {
+                let encoding = Encoding::of(self.headers());
+                let claims: Box<UnverifiedClaims> = Box::new(self.token.unverified_claims());
+                Err(ApiError::Refused { status, code: self.code().await, encoding, claims })
+            }
+            429 | 503 => {
+                let retry_after = retry_after(self.headers());
+                Err(ApiError::Unavailable { status, code: self.code().await, retry_after })
+            }
+            _ => {
+                let is_problem = is_problem_json(self.headers());
+                Err(ApiError::Status { status, code: if is_problem { self.code().await } else { None } })
+            }
+        }
+    }
+
+    /// Reads the body as JSON of this type.
+    ///
+    /// # Errors
+    ///
+    /// The body is no such JSON, is compressed or too large, or does not arrive whole and in time.
+    pub async fn json<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        let status = self.status();
+        let body = self.bytes().await?;
+        serde_json::from_slice(&body).map_err(|error| ApiError::NotJson {
+            status,
+            line: error.line(),
+            column: error.column(),
+        })
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    ///
+    /// The body is compressed or too large, or does not arrive whole and in time.
+    pub async fn bytes(mut self) -> Result<Vec<u8>, ApiError> {
+        self.check_encoding()?;
+        client::read(&mut self.response, &mut self.left).await.map_err(|error| self.failed(error))
+    }
+
+    /// Reads the next piece of the body. `None` at its end.
+    ///
+    /// # Errors
+    ///
+    /// The body is compressed or too large, or does not arrive whole and in time.
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
+        self.check_encoding()?;
+        client::chunk(&mut self.response, &mut self.left).await.map_err(|error| self.failed(error))
+    }
+
+    fn check_encoding(&self) -> Result<(), ApiError> {
+        match Encoding::of(self.headers()) {
+            Some(encoding) => Err(ApiError::Encoded { status: self.status(), encoding }),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: ChunkError) -> ApiError {
+        let status = self.status();
+        match error {
+            ChunkError::TooLarge => ApiError::TooLarge { status, max_bytes: self.max_bytes },
+            ChunkError::Failed(Failed::Timeout) => ApiError::Timeout { url: for_log(&self.url) },
+            ChunkError::Failed(Failed::Other(cause)) => ApiError::Broken { status, cause },
+        }
+    }
+
+    /// The `code` in the answer's JSON, if it can be shown.
+    async fn code(self) -> Option<String> {
+        let token = self.token.clone();
+        let body = self.bytes().await.ok()?;
+        json::member::<String>(&body, "code").filter(|code| is_code(code, token.expose()))
+    }
+
+    /// Whether the redirect goes to another host, or to a path that speaks of signing in.
+    fn leads_to_a_sign_in(&self) -> bool {
+        let location = self.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let Some(target) = location.and_then(|location| self.url.join(location).ok()) else { return false };
+        let path = target.path().to_ascii_lowercase();
+        target.host() != self.url.host()
+            || ["login", "signin", "sign-in", "sso", "oauth", "/auth"].iter().any(|word| path.contains(word))
+    }
+}
+
+impl fmt::Debug for ApiRequest<'_> {
+    /// Without headers and body: the token is in the incoming headers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiRequest").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ApiResponse {
+    /// Without headers and body: an API may send the token back.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiResponse").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+fn is_problem_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim();
+    media_type.eq_ignore_ascii_case("application/problem+json")
+}
+
+/// Whether a code from outside can be shown: short, of harmless characters, and no part of the token.
+fn is_code(code: &str, token: &str) -> bool {
+    /// A shorter run of characters that the token has too may be chance.
+    const PART: usize = 12;
+    let of_allowed_characters =
+        code.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-'));
+    // All characters are ASCII, so every window is a text.
+    let holds_part = || {
+        code.contains(token)
+            || code
+                .as_bytes()
+                .windows(PART)
+                .any(|part| std::str::from_utf8(part).is_ok_and(|part| token.contains(part)))
+    };
+    (1..=64).contains(&code.len()) && of_allowed_characters && !holds_part()
+}
+
+/// `Retry-After`, if it is a number of seconds or an HTTP date, and written anew.
+fn retry_after(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return value.parse::<u64>().ok().map(|seconds| seconds.to_string());
+    }
+    httpdate::parse_http_date(value).ok().map(httpdate::fmt_http_date)
+}

@@ -1,0 +1,258 @@
+//! A token cache with single flight.
+//!
+//! Guarantees: one `obtain` at a time for a key, and all who wait share its result or failure; at most `capacity` tokens
+//! are cached, none is handed out at or after its time, and a failure is not cached. The work is a task of its own, so a
+//! request that is abandoned does not stop it. Keys are compared whole, so no key can fetch another key's token. Expiry
+//! goes by the wall clock, as a token's `exp` does: a function may be frozen for hours, in which a monotonic clock may
+//! stand still.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::error::TokenError;
+use crate::token::Token;
+
+/// A pair of texts: a token and an audience, or a project and a team.
+pub(crate) type Key = (Arc<str>, Arc<str>);
+
+/// A token, and until when it is cached, if at all.
+pub(crate) type Obtained = (Token, Option<SystemTime>);
+
+type Flight = watch::Receiver<Option<Result<Token, TokenError>>>;
+
+#[derive(Default)]
+struct State {
+    cached: HashMap<Key, (Token, SystemTime)>,
+    flights: HashMap<Key, Flight>,
+}
+
+pub(crate) struct Cache {
+    // A std mutex: never held across an await.
+    state: Arc<Mutex<State>>,
+    capacity: usize,
+}
+
+impl Cache {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { state: Arc::default(), capacity }
+    }
+
+    /// The token cached under `key`, else the result of the `obtain` in flight for it. Only if there is neither does
+    /// `obtain` run.
+    pub(crate) async fn get<F>(
+        &self,
+        key: Key,
+        now: SystemTime,
+        obtain: impl FnOnce() -> F,
+    ) -> Result<Token, TokenError>
+    where
+        F: Future<Output = Result<Obtained, TokenError>> + Send + 'static,
+    {
+        let mut flight = {
+            let mut state = lock(&self.state);
+            if let Some((token, until)) = state.cached.get(&key)
+                && *until > now
+            {
+                return Ok(token.clone());
+            }
+            match state.flights.get(&key) {
+                // A flight whose task has panicked is still listed, but its sender is gone.
+                Some(flight) if flight.has_changed().is_ok() => flight.clone(),
+                _ => {
+                    let (sender, flight) = watch::channel(None);
+                    state.flights.insert(key.clone(), flight.clone());
+                    let (shared, capacity, work) = (Arc::clone(&self.state), self.capacity, obtain());
+                    tokio::spawn(async move {
+                        let obtained = work.await;
+                        let mut state = lock(&shared);
+                        state.flights.remove(&key);
+                        if let Ok((token, Some(until))) = &obtained
+                            && *until > now
+                        {
+                            state.insert(key, token.clone(), *until, now, capacity);
+                        }
+                        sender.send_replace(Some(obtained.map(|(token, _)| token)));
+                    });
+                    flight
+                }
+            }
+        };
+        let result = match flight.wait_for(Option::is_some).await {
+            Ok(result) => result.clone(),
+            Err(_) => None,
+        };
+        result.unwrap_or(Err(TokenError::Interrupted))
+    }
+
+    /// Drops this token from the cache.
+    pub(crate) fn remove(&self, token: &Token) {
+        lock(&self.state).cached.retain(|_, (cached, _)| cached.expose() != token.expose());
+    }
+}
+
+impl State {
+    fn insert(&mut self, key: Key, token: Token, until: SystemTime, now: SystemTime, capacity: usize) {
+        self.cached.retain(|_, (_, until)| *until > now);
+        if self.cached.len() >= capacity
+            && let Some(first) = self.cached.iter().min_by_key(|(_, (_, until))| *until).map(|(key, _)| key.clone())
+        {
+            self.cached.remove(&first);
+        }
+        self.cached.insert(key, (token, until));
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // No step under the lock leaves the maps half changed, so a panic elsewhere does not spoil them.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use tokio::sync::{Notify, Semaphore};
+
+    use super::*;
+    use crate::token::Source;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn token(name: &str) -> Token {
+        Token::parse(&format!("e30.e30.{}", URL_SAFE_NO_PAD.encode(name)), Source::Header).unwrap()
+    }
+
+    fn key(first: &str, second: &str) -> Key {
+        (first.into(), second.into())
+    }
+
+    fn obtained(name: &str, until: Option<u64>) -> impl FnOnce() -> std::future::Ready<Result<Obtained, TokenError>> {
+        let obtained = (token(name), until.map(at));
+        move || ready(Ok(obtained))
+    }
+
+    fn never() -> std::future::Ready<Result<Obtained, TokenError>> {
+        panic!("the token is cached, so this must not run")
+    }
+
+    fn shown(result: Result<Token, TokenError>) -> String {
+        let text = |token: Token| String::from_utf8(URL_SAFE_NO_PAD.decode(&token.expose()[8..]).unwrap()).unwrap();
+        result.map_or_else(|error| error.to_string(), text)
+    }
+
+    #[tokio::test]
+    async fn a_token_is_cached_until_its_time_and_not_a_moment_longer() {
+        let (cache, key) = (Cache::new(2), key("a", ""));
+        assert_eq!(shown(cache.get(key.clone(), at(10), obtained("first", Some(100))).await), "first");
+        assert_eq!(shown(cache.get(key.clone(), at(99), never).await), "first");
+        assert_eq!(shown(cache.get(key.clone(), at(100), obtained("second", None)).await), "second");
+        assert_eq!(shown(cache.get(key, at(100), obtained("third", None)).await), "third");
+    }
+
+    #[tokio::test]
+    async fn a_full_cache_drops_expired_tokens_and_then_the_one_that_expires_first() {
+        let cache = Cache::new(1000);
+        for number in 0..3000_u64 {
+            let name = number.to_string();
+            cache.get(key(&name, ""), at(0), obtained(&name, Some(1000 + number))).await.unwrap();
+        }
+        {
+            let state = lock(&cache.state);
+            assert_eq!((state.cached.len(), state.flights.len()), (1000, 0));
+        }
+        assert_eq!(shown(cache.get(key("2000", ""), at(0), never).await), "2000");
+        assert_eq!(shown(cache.get(key("1999", ""), at(0), obtained("again", None)).await), "again");
+        cache.get(key("last", ""), at(3500), obtained("last", Some(9000))).await.unwrap();
+        assert_eq!(lock(&cache.state).cached.len(), 500);
+    }
+
+    #[tokio::test]
+    async fn a_removed_token_is_obtained_again_and_another_stays() {
+        let cache = Cache::new(2);
+        cache.get(key("a", ""), at(0), obtained("a", Some(100))).await.unwrap();
+        cache.get(key("b", ""), at(0), obtained("b", Some(100))).await.unwrap();
+        cache.remove(&token("a"));
+        assert_eq!(shown(cache.get(key("a", ""), at(0), obtained("again", None)).await), "again");
+        assert_eq!(shown(cache.get(key("b", ""), at(0), never).await), "b");
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_share_a_result_or_a_failure_which_is_not_cached() {
+        for result in [Ok((token("shared"), None)), Err(TokenError::ExchangeTimeout)] {
+            let (cache, gate) = (Arc::new(Cache::new(2)), Arc::new(Semaphore::new(0)));
+            let (arrived, runs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let expected = shown(result.clone().map(|(token, _)| token));
+            let mut waiting = tokio::task::JoinSet::new();
+            for _ in 0..200 {
+                let (cache, gate, result) = (Arc::clone(&cache), Arc::clone(&gate), result.clone());
+                let (arrived, runs) = (Arc::clone(&arrived), Arc::clone(&runs));
+                waiting.spawn(async move {
+                    let obtain = || async move {
+                        runs.fetch_add(1, Ordering::SeqCst);
+                        let _open = gate.acquire().await;
+                        result
+                    };
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    cache.get(key("a", ""), at(0), obtain).await
+                });
+            }
+            // Nothing lies between the count and the wait, so on one thread all that are counted wait.
+            while arrived.load(Ordering::SeqCst) < 200 || runs.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(200);
+            assert!(waiting.join_all().await.into_iter().all(|result| shown(result) == expected));
+            assert_eq!(runs.load(Ordering::SeqCst), 1);
+            assert_eq!(shown(cache.get(key("a", ""), at(0), obtained("later", None)).await), "later");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_work_goes_on_when_the_request_that_began_it_is_abandoned() {
+        let (cache, gate, begun) = (Arc::new(Cache::new(2)), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (theirs, opened, began) = (Arc::clone(&cache), Arc::clone(&gate), Arc::clone(&begun));
+        let first = tokio::spawn(async move {
+            let obtain = || async move {
+                began.notify_one();
+                opened.notified().await;
+                Ok((token("shared"), None))
+            };
+            theirs.get(key("a", ""), at(0), obtain).await
+        });
+        begun.notified().await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        gate.notify_one();
+        assert_eq!(shown(cache.get(key("a", ""), at(0), never).await), "shared");
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_error_and_the_next_request_tries_again() {
+        let (cache, key) = (Cache::new(2), key("a", ""));
+        let panics = || async { panic!("on purpose") };
+        assert!(matches!(cache.get(key.clone(), at(0), panics).await, Err(TokenError::Interrupted)));
+        assert_eq!(shown(cache.get(key, at(0), obtained("later", None)).await), "later");
+    }
+
+    #[tokio::test]
+    async fn one_key_does_not_wait_for_another() {
+        let cache = Arc::new(Cache::new(2));
+        let stuck = Arc::clone(&cache);
+        let stuck = tokio::spawn(async move { stuck.get(key("a", "b"), at(0), pending).await });
+        while lock(&cache.state).flights.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(shown(cache.get(key("ab", ""), at(0), obtained("other", None)).await), "other");
+        stuck.abort();
+    }
+}

@@ -1,0 +1,70 @@
+//! Gets a Vercel Function's own OIDC token and calls APIs with it.
+//!
+//! Vercel signs a token for each request to a function that says which team, project and environment the function
+//! belongs to. An API can verify that token, so function and API need no shared secret. See
+//! <https://vercel.com/docs/oidc>.
+//!
+//! A function that posts an order:
+//!
+//! ```no_run
+//! use http::HeaderMap;
+//! use serde::{Deserialize, Serialize};
+//! use vercel_oidc_client::{Api, ApiError, Tokens};
+//!
+//! #[derive(Serialize)]
+//! struct Order { item: &'static str, quantity: u32 }
+//!
+//! #[derive(Deserialize)]
+//! struct Receipt { ordered_by: String }
+//!
+//! async fn order(api: &Api, headers: &HeaderMap) -> Result<Receipt, ApiError> {
+//!     let order = Order { item: "tea", quantity: 2 };
+//!     api.post(headers, "/orders").json(&order).send().await?.error_for_status().await?.json().await
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let tokens = Tokens::from_env(|name| std::env::var(name).ok())?;
+//!     let api = Api::new("https://orders.example.com", tokens)?.with_audience("https://orders.example.com");
+//!     let receipt = order(&api, &HeaderMap::new()).await?; // In a function: the request's headers.
+//!     println!("ordered by {}", receipt.ordered_by);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What it does
+//!
+//! - [`Tokens::get`] finds the function's own token: in the request's headers, else in the file or the variable that
+//!   Vercel's tools set. In development, an expired token is refreshed with the Vercel CLI.
+//! - [`Tokens::get_for`] exchanges that token for one with a narrower audience, so that an API can't use it elsewhere.
+//!   Results are cached, and requests that come together share one exchange.
+//! - [`Api`] sends a request with the token. The token goes to the base URL's origin only: redirects are not followed,
+//!   a path can't leave the base URL, and plain `http` is for loopback hosts only.
+//! - Every error says what is wrong and what to do. The message is for anyone to see; `log_detail` adds what only the
+//!   operator may see. Neither holds a token, nor anything else that another program said, except an API's error code.
+//!
+//! # What it does not do
+//!
+//! It does not verify tokens: only the API that receives a token can tell whether it is genuine. It does not retry a
+//! request that may have arrived, does not follow redirects, and reads no compressed answers.
+
+mod api;
+mod cache;
+mod client;
+mod error;
+mod exchange;
+mod file;
+mod json;
+mod refresh;
+mod source;
+mod token;
+mod tokens;
+mod url;
+
+pub use crate::api::{Api, ApiRequest, ApiResponse};
+pub use crate::error::{
+    AnswerProblem, ApiError, Cause, Encoding, FileProblem, Misconfigured, NoCertificates, PathProblem, TokenError,
+    UrlProblem,
+};
+pub use crate::token::{Slip, Source, Token, UnverifiedClaims};
+pub use crate::tokens::Tokens;

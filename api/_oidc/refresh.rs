@@ -1,0 +1,271 @@
+//! A development token that has expired: the Vercel CLI is asked for a new one.
+//!
+//! Guarantees: only if `VERCEL_ENV` is absent or `development`; no shell, and no id that the CLI could take for an option
+//! or a path; one CLI at a time, for at most 20 seconds, of whose output at most 64 KiB are read. Nothing that the CLI
+//! says is shown: the error gives the command to run by hand.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+
+use crate::cache::{Cache, Obtained};
+use crate::error::{FileProblem, TokenError};
+use crate::file;
+use crate::json;
+use crate::token::{Source, Token};
+
+/// A token with less time left may expire on its way to the API.
+const MARGIN: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// A token's JSON has about 2 KiB.
+const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
+const PROGRAM: &str = if cfg!(windows) { "vercel.cmd" } else { "vercel" };
+
+pub(crate) struct Refresh {
+    allowed: bool,
+    cache: Cache,
+}
+
+impl Refresh {
+    pub(crate) fn new(allowed: bool) -> Self {
+        // One project, and another if the folder is linked anew.
+        Self { allowed, cache: Cache::new(2) }
+    }
+
+    /// The token itself, or a new one if it has expired or will within a minute.
+    pub(crate) async fn if_due(&self, token: Token) -> Result<Token, TokenError> {
+        if !is_due(&token, SystemTime::now()) {
+            return Ok(token);
+        }
+        let found = token.source();
+        if !self.allowed {
+            return Err(TokenError::Expired { found, claims: Box::new(token.unverified_claims()) });
+        }
+        let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
+        let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
+        self.cache.get(key, SystemTime::now(), || run(PROGRAM.into(), project)).await
+    }
+}
+
+/// Whether a new token is due. One that came with the request was made for it, and one whose expiry can't be read is
+/// sent as it is.
+fn is_due(token: &Token, now: SystemTime) -> bool {
+    match token.source() {
+        Source::Header | Source::InternalHeader | Source::Refreshed => false,
+        Source::File | Source::Variable => token.unverified_expiry().is_some_and(|expiry| expiry <= now + MARGIN),
+    }
+}
+
+/// The project whose token is wanted.
+#[derive(Debug, PartialEq)]
+struct Project {
+    id: String,
+    team: Option<String>,
+}
+
+impl Project {
+    /// The project that this folder, or the nearest one above it, is linked to; else the project of the expired token.
+    /// In a monorepo, `vercel link --repo` writes no `project.json`.
+    async fn find(expired: &Token, folder: &Path) -> Result<Self, TokenError> {
+        for folder in folder.ancestors() {
+            let path = folder.join(".vercel/project.json");
+            match file::read(path.clone()).await {
+                Ok(json) => return Self::parse(&json).ok_or(TokenError::ProjectFile { path }),
+                Err(FileProblem::Io(std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)) => {}
+                Err(_) => return Err(TokenError::ProjectFile { path }),
+            }
+        }
+        let id = expired.unverified_text("project_id").filter(|id| is_id(id));
+        let id = id.ok_or(TokenError::NotLinked { found: expired.source() })?;
+        Ok(Self { id, team: expired.unverified_text("owner_id").filter(|id| is_team_id(id)) })
+    }
+
+    fn parse(json: &[u8]) -> Option<Self> {
+        let id = json::member::<String>(json, "projectId").filter(|id| is_id(id))?;
+        let team = json::member::<Option<String>>(json, "orgId").unwrap_or_default();
+        if team.as_deref().is_some_and(|team| !is_id(team)) {
+            return None;
+        }
+        // The CLI refuses a personal account's id as its scope.
+        Some(Self { id, team: team.filter(|team| is_team_id(team)) })
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        let mut arguments = vec!["project", "token", &self.id, "--format=json"];
+        if let Some(team) = &self.team {
+            arguments.extend(["--scope", team]);
+        }
+        arguments
+    }
+}
+
+/// An id goes to another program, and may come with someone else's repository: it must not pass for an option
+/// (`--token`, `--cwd`) or a path.
+fn is_id(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+fn is_team_id(text: &str) -> bool {
+    text.starts_with("team_") && is_id(text)
+}
+
+async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError> {
+    let arguments = project.arguments();
+    let command = format!("vercel {}", arguments.join(" "));
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| TokenError::NoCli { command: command.clone(), cause: error.kind() })?;
+    let stdout = child.stdout.take();
+    let work = async {
+        let mut output = Vec::new();
+        if let Some(stdout) = stdout {
+            // At the limit the pipe closes, so that the program ends. The exit status tells of an error before that.
+            let _ = stdout.take(MAX_OUTPUT_BYTES).read_to_end(&mut output).await;
+        }
+        (output, child.wait().await)
+    };
+    let Ok((output, status)) = tokio::time::timeout(TIMEOUT, work).await else {
+        return Err(TokenError::CliTimeout { command });
+    };
+    if !status.is_ok_and(|status| status.success()) {
+        return Err(TokenError::CliFailed { command });
+    }
+    let token = json::member::<String>(&output, "token").and_then(|text| Token::parse(&text, Source::Refreshed).ok());
+    let Some(token) = token else {
+        return Err(TokenError::CliOutput { command });
+    };
+    let expiry = token.unverified_expiry();
+    if expiry.is_some_and(|expiry| expiry <= SystemTime::now()) {
+        return Err(TokenError::CliExpired);
+    }
+    // A clock at the beginning of time has no minute before it.
+    let until = expiry.and_then(|expiry| expiry.checked_sub(MARGIN));
+    Ok((token, until))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    fn token(claims: &str, source: Source) -> Token {
+        Token::parse(&format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims)), source).unwrap()
+    }
+
+    #[test]
+    fn a_token_is_due_from_a_minute_before_it_expires_if_the_environment_holds_it() {
+        let due = |source, now| is_due(&token(r#"{"exp": 1000}"#, source), UNIX_EPOCH + Duration::from_secs(now));
+        for source in [Source::Variable, Source::File] {
+            assert!(!due(source, 939));
+            assert!(due(source, 940));
+            assert!(due(source, 5000));
+        }
+        for source in [Source::Header, Source::InternalHeader] {
+            assert!(!due(source, 5000));
+        }
+        assert!(!is_due(&token("{}", Source::Variable), SystemTime::now()));
+    }
+
+    #[test]
+    fn ids_can_be_no_option_and_no_path() {
+        for good in ["prj_a", "a", "7", "a.b-c_d"] {
+            assert!(is_id(good), "{good}");
+        }
+        for bad in ["", "-x", "--token", "_a", ".", "..", "a/b", "a b", "a;b", "a=b", "a\n", "é"] {
+            assert!(!is_id(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_project_file_is_a_json_object_with_ids() {
+        let project = |id: &str, team: Option<&str>| Project { id: id.to_owned(), team: team.map(str::to_owned) };
+        for (json, expected) in [
+            (r#"{"projectId": "prj_a", "orgId": "team_b"}"#, Some(project("prj_a", Some("team_b")))),
+            (r#"{"projectId": "prj_a", "orgId": "7Gw5ZMzpQA8h90F8"}"#, Some(project("prj_a", None))),
+            (r#"{"projectId": "prj_a", "orgId": null}"#, Some(project("prj_a", None))),
+            (r#"{"projectId": "prj_a"}"#, Some(project("prj_a", None))),
+            (r#"{"projectId": "prj_a", "orgId": "--cwd=/"}"#, None),
+            (r#"{"projectId": "prj_a", "orgId": ""}"#, None),
+            (r#"{"projectId": "--token"}"#, None),
+            (r#"{"orgId": "team_b"}"#, None),
+            (r#"["prj_a", "team_b"]"#, None),
+            ("", None),
+        ] {
+            assert_eq!(Project::parse(json.as_bytes()), expected, "{json}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_project_file_the_expired_token_names_the_project() {
+        let folder = std::env::temp_dir();
+        for (claims, arguments) in [
+            (r#"{"project_id": "prj_a", "owner_id": "team_b"}"#, "project token prj_a --format=json --scope team_b"),
+            (r#"{"project_id": "prj_a", "owner_id": "7Gw5ZMzpQA8h90F8"}"#, "project token prj_a --format=json"),
+            (r#"{"project_id": "prj_a", "owner_id": "team_b --token"}"#, "project token prj_a --format=json"),
+            (r#"{"project_id": "prj_a"}"#, "project token prj_a --format=json"),
+        ] {
+            let project = Project::find(&token(claims, Source::File), &folder).await.unwrap();
+            assert_eq!(project.arguments().join(" "), arguments);
+        }
+        for claims in ["{}", r#"{"project_id": "--token"}"#, r#"{"project_id": 7}"#] {
+            let error = Project::find(&token(claims, Source::File), &folder).await.unwrap_err();
+            assert!(matches!(error, TokenError::NotLinked { found: Source::File }), "{claims}");
+        }
+    }
+
+    /// The clock stands still until everything waits for it, and then jumps to the limit.
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_cli_that_hangs_is_stopped_after_20_seconds() {
+        use std::io::{BufRead as _, Read as _};
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = std::env::temp_dir().join(format!("vercel-oidc-client-hang-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (program, pipe, never) = (folder.join("vercel"), folder.join("pipe"), folder.join("never"));
+        assert!(std::process::Command::new("mkfifo").args([&pipe, &never]).status().unwrap().success());
+        let script =
+            format!("#!/bin/sh\nexec 3> '{}'\necho started >&3\nread line < '{}'\n", pipe.display(), never.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+        let project = Project { id: "prj_a".to_owned(), team: None };
+        let running = tokio::spawn(run(program, project));
+        // The clock does not jump while a blocking task runs.
+        let started = tokio::task::spawn_blocking(move || {
+            let mut pipe = std::io::BufReader::new(std::fs::File::open(pipe).unwrap());
+            let mut line = String::new();
+            pipe.read_line(&mut line).unwrap();
+            (pipe, line)
+        });
+        let (mut pipe, line) = started.await.unwrap();
+        assert_eq!(line, "started\n");
+        let began = tokio::time::Instant::now();
+        let error = running.await.unwrap().unwrap_err();
+        assert!(
+            matches!(error, TokenError::CliTimeout { ref command } if command == "vercel project token prj_a --format=json")
+        );
+        assert!(began.elapsed() <= TIMEOUT);
+        // The pipe ends when the last process that can write to it has ended.
+        let rest = tokio::task::spawn_blocking(move || {
+            let mut rest = String::new();
+            pipe.read_to_string(&mut rest).map(|_| rest)
+        });
+        assert_eq!(rest.await.unwrap().unwrap(), "");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,131 @@
+//! The tokens of a function: its own, and one for each audience.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use reqwest::Url;
+
+use crate::client::Clients;
+use crate::error::{Misconfigured, TokenError};
+use crate::exchange::{self, Exchange};
+use crate::refresh::Refresh;
+use crate::source::{self, Environment};
+use crate::token::Token;
+use crate::url;
+
+/// Gets the function's tokens. A program needs one, for its whole life; clones are cheap and share their caches.
+///
+/// ```no_run
+/// # async fn example(headers: http::HeaderMap) -> Result<(), Box<dyn std::error::Error>> {
+/// let tokens = vercel_oidc_client::Tokens::from_env(|name| std::env::var(name).ok())?;
+/// let own = tokens.get(&headers).await?;
+/// let for_orders = tokens.get_for(&headers, "https://orders.example.com").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Tokens(Arc<Shared>);
+
+struct Shared {
+    environment: Environment,
+    refresh: Refresh,
+    exchange: Exchange,
+    clients: Arc<Clients>,
+    own_host: Option<String>,
+}
+
+impl Tokens {
+    /// Reads where tokens come from. `variable` gives the value of an environment variable; a blank value counts as
+    /// unset.
+    ///
+    /// | variable | meaning |
+    /// | --- | --- |
+    /// | `VERCEL_OIDC_TOKEN_FILE`, `VERCEL_OIDC_TOKEN` | where the token is if no request header has it |
+    /// | `VERCEL_ENV` | an expired token is refreshed only if this is absent or `development` |
+    /// | `VERCEL_URL` | this deployment's host, for [`Api`](crate::Api)'s header for Deployment Protection |
+    /// | `OIDC_TOKEN_EXCHANGE_URL` | another exchange than Vercel's, for tests |
+    ///
+    /// # Errors
+    ///
+    /// `OIDC_TOKEN_EXCHANGE_URL` is not a URL that a token may be sent to.
+    pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Misconfigured> {
+        let variable = |name: &str| {
+            let value = variable(name)?.trim().to_owned();
+            (!value.is_empty()).then_some(value)
+        };
+        const EXCHANGE_URL: &str = "OIDC_TOKEN_EXCHANGE_URL";
+        let exchange_url = url::parse(variable(EXCHANGE_URL).as_deref().unwrap_or(exchange::VERCEL))
+            .map_err(|problem| Misconfigured::new(&format!("`{EXCHANGE_URL}`"), problem))?;
+        let environment = Environment {
+            file: variable("VERCEL_OIDC_TOKEN_FILE").map(Into::into),
+            variable: variable("VERCEL_OIDC_TOKEN"),
+        };
+        let may_refresh = variable("VERCEL_ENV").is_none_or(|environment| environment == "development");
+        Ok(Self::new(environment, may_refresh, exchange_url, variable("VERCEL_URL")))
+    }
+
+    fn new(environment: Environment, may_refresh: bool, exchange_url: Url, own_host: Option<String>) -> Self {
+        let clients = Arc::new(Clients::default());
+        Self(Arc::new(Shared {
+            environment,
+            refresh: Refresh::new(may_refresh),
+            exchange: Exchange::new(Arc::clone(&clients), exchange_url),
+            clients,
+            own_host,
+        }))
+    }
+
+    /// Gets the function's own token: from the request's headers, else from the file or the variable. An expired token
+    /// of the file or the variable is refreshed with the Vercel CLI in development.
+    ///
+    /// Without a request, as in a command-line tool, pass `&HeaderMap::new()`.
+    ///
+    /// # Errors
+    ///
+    /// There is no token, it has not the form of a JWT, or it has expired and can't be refreshed.
+    pub async fn get(&self, headers: &HeaderMap) -> Result<Token, TokenError> {
+        let token = source::find(headers, &self.0.environment).await?;
+        self.0.refresh.if_due(token).await
+    }
+
+    /// Gets a token for one audience: the function's own token, exchanged.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tokens::get`], or the exchange fails.
+    pub async fn get_for(&self, headers: &HeaderMap, audience: &str) -> Result<Token, TokenError> {
+        let token = self.get(headers).await?;
+        self.exchange(&token, audience).await
+    }
+
+    /// Exchanges a token from [`Tokens::get`] for one with this audience. The result is cached until shortly before it
+    /// expires, and requests that come together share one exchange.
+    ///
+    /// # Errors
+    ///
+    /// The exchange can't be reached, or gives no token.
+    pub async fn exchange(&self, token: &Token, audience: &str) -> Result<Token, TokenError> {
+        self.0.exchange.exchange(token, audience).await
+    }
+
+    /// Drops an exchanged token from the cache, because an API answered 401 to it. [`Api`](crate::Api) does so by itself.
+    pub fn drop_refused(&self, exchanged: &Token) {
+        self.0.exchange.remove(exchanged);
+    }
+
+    pub(crate) fn clients(&self) -> Arc<Clients> {
+        Arc::clone(&self.0.clients)
+    }
+
+    /// The value of `VERCEL_URL`.
+    pub(crate) fn own_host(&self) -> Option<&str> {
+        self.0.own_host.as_deref()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens(***)")
+    }
+}
