@@ -1,136 +1,187 @@
-//! The token once it is trusted: what its issuer says of the caller.
+//! What the issuer says about the caller.
 //!
-//! The [`Verifier`](super::Verifier) makes [`Claims`] only from a payload whose signature it has verified; claims that
-//! were deserialized from elsewhere, as tests do, prove nothing. Whether this API accepts them is decided in
-//! [`trust`](super::trust). Claim names are those of RFC 7519, section 4.1, and of
+//! [`Claims`] exist only for a token whose signature was verified: no public function makes or changes them. Whether this
+//! API accepts them is decided in [`trust`](crate::trust). Names are those of RFC 7519, section 4.1, and of
 //! <https://vercel.com/docs/oidc/reference>.
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
-use super::Invalid;
-use super::token::{decode, if_present, object};
+use crate::error::Invalid;
+use crate::strict::{base64url, if_present, if_string, object};
 
 /// The verified claims of a token.
 ///
-/// A registered claim (RFC 7519) of the wrong JSON type makes the whole token invalid, and so does any of these given
-/// twice. One of Vercel's own claims that is not a string counts as absent: a rule that asks for it then refuses.
-#[derive(Clone, Debug, Deserialize)]
+/// A registered claim (RFC 7519) of the wrong JSON type makes the whole token invalid, and so does any of these claims
+/// given twice. A claim of Vercel's own (from [`owner`](Self::owner) on) that is not a string counts as absent, so a rule
+/// that needs it refuses the token.
 pub struct Claims {
-    /// Who issued the token.
-    #[serde(default, deserialize_with = "if_present")]
-    pub iss: Option<String>,
-    /// Whom the token is for. One string in Vercel's tokens, several are allowed.
-    #[serde(default)]
-    pub aud: Audience,
-    /// Whom the token is about: `owner:TEAM:project:PROJECT:environment:ENVIRONMENT`.
-    #[serde(default, deserialize_with = "if_present")]
-    pub sub: Option<String>,
-    /// When the token ends, in seconds since 1970 (a NumericDate, which may have a fraction).
-    #[serde(default, deserialize_with = "if_present")]
-    pub exp: Option<f64>,
-    /// From when on the token is good, in seconds since 1970.
-    #[serde(default, deserialize_with = "if_present")]
-    pub nbf: Option<f64>,
-    /// When the token was issued, in seconds since 1970.
-    #[serde(default, deserialize_with = "if_present")]
-    pub iat: Option<f64>,
-    /// The token's own name, where it has one.
-    #[serde(default, deserialize_with = "if_present")]
-    pub jti: Option<String>,
-    /// The team's slug.
-    #[serde(default, deserialize_with = "if_string")]
-    pub owner: Option<String>,
-    /// The team's id, which a rename leaves as it is.
-    #[serde(default, deserialize_with = "if_string")]
-    pub owner_id: Option<String>,
-    /// The project's name.
-    #[serde(default, deserialize_with = "if_string")]
-    pub project: Option<String>,
-    /// The project's id, which a rename leaves as it is.
-    #[serde(default, deserialize_with = "if_string")]
-    pub project_id: Option<String>,
-    /// The deployment's environment: `production`, `preview`, `development` or a custom one.
-    #[serde(default, deserialize_with = "if_string")]
-    pub environment: Option<String>,
-    #[serde(skip)]
-    payload: Payload,
+    known: KnownClaims,
+    /// The payload as the issuer signed it, for [`custom`](Claims::custom).
+    json: Vec<u8>,
 }
 
-#[derive(Clone, Default)]
-struct Payload(Vec<u8>);
-
-/// The payload is a part of the token.
-impl fmt::Debug for Payload {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("***")
-    }
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct KnownClaims {
+    #[serde(deserialize_with = "if_present")]
+    iss: Option<String>,
+    #[serde(deserialize_with = "one_or_many")]
+    aud: Vec<String>,
+    #[serde(deserialize_with = "if_present")]
+    sub: Option<String>,
+    #[serde(deserialize_with = "if_present")]
+    exp: Option<f64>,
+    #[serde(deserialize_with = "if_present")]
+    nbf: Option<f64>,
+    #[serde(deserialize_with = "if_present")]
+    iat: Option<f64>,
+    #[serde(deserialize_with = "if_present")]
+    jti: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    owner: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    owner_id: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    project: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    project_id: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    environment: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    scope: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    plan: Option<String>,
+    #[serde(deserialize_with = "if_string")]
+    user_id: Option<String>,
 }
 
 impl Claims {
-    /// Reads a payload whose signature the caller of this function has verified.
-    pub(super) fn from_signed(payload: &[u8]) -> Result<Self, Invalid> {
-        let payload = decode(payload).ok_or(Invalid::MalformedClaims)?;
-        let claims: Self = object(&payload).ok_or(Invalid::MalformedClaims)?;
-        Ok(Self { payload: Payload(payload), ..claims })
+    /// Reads a payload in base64url. The caller of this function has verified its signature.
+    pub(crate) fn from_signed(payload: &[u8]) -> Result<Self, Invalid> {
+        let json = base64url(payload).ok_or(Invalid::MalformedClaims)?;
+        let known = object(&json).map_err(|_| Invalid::MalformedClaims)?;
+        Ok(Self { known, json })
     }
 
-    /// Reads claims that are not among these fields, as a type of your own:
+    /// `iss`: who issued the token.
+    pub fn iss(&self) -> Option<&str> {
+        self.known.iss.as_deref()
+    }
+
+    /// `aud`: the APIs that the token is for. Vercel's tokens name one.
+    pub fn aud(&self) -> &[String] {
+        &self.known.aud
+    }
+
+    /// `sub`: the caller, as `owner:TEAM:project:PROJECT:environment:ENVIRONMENT`.
+    pub fn sub(&self) -> Option<&str> {
+        self.known.sub.as_deref()
+    }
+
+    /// `exp`: when the token expires, in seconds since 1970. A NumericDate may have a fraction.
+    pub fn exp(&self) -> Option<f64> {
+        self.known.exp
+    }
+
+    /// `nbf`: when the token becomes valid, in seconds since 1970.
+    pub fn nbf(&self) -> Option<f64> {
+        self.known.nbf
+    }
+
+    /// `iat`: when the token was issued, in seconds since 1970.
+    pub fn iat(&self) -> Option<f64> {
+        self.known.iat
+    }
+
+    /// `jti`: the token's id.
+    pub fn jti(&self) -> Option<&str> {
+        self.known.jti.as_deref()
+    }
+
+    /// `owner`: the team's slug. A slug can change hands; `owner_id` can't.
+    pub fn owner(&self) -> Option<&str> {
+        self.known.owner.as_deref()
+    }
+
+    /// `owner_id`: the team's id.
+    pub fn owner_id(&self) -> Option<&str> {
+        self.known.owner_id.as_deref()
+    }
+
+    /// `project`: the project's name. A name can change hands; `project_id` can't.
+    pub fn project(&self) -> Option<&str> {
+        self.known.project.as_deref()
+    }
+
+    /// `project_id`: the project's id.
+    pub fn project_id(&self) -> Option<&str> {
+        self.known.project_id.as_deref()
+    }
+
+    /// `environment`: `production`, `preview`, `development` or a custom environment of the project.
+    pub fn environment(&self) -> Option<&str> {
+        self.known.environment.as_deref()
+    }
+
+    /// `scope`: the same as `sub`, in Vercel's tokens.
+    pub fn scope(&self) -> Option<&str> {
+        self.known.scope.as_deref()
+    }
+
+    /// `plan`: the team's plan, such as `hobby` or `pro`.
+    pub fn plan(&self) -> Option<&str> {
+        self.known.plan.as_deref()
+    }
+
+    /// `user_id`: the developer, in a token for local development.
+    pub fn user_id(&self) -> Option<&str> {
+        self.known.user_id.as_deref()
+    }
+
+    /// Reads other claims, as a type of your own.
     ///
     /// ```
-    /// use backend::oidc::Claims;
+    /// use vercel_oidc_verifier::Claims;
     ///
     /// #[derive(serde::Deserialize)]
-    /// struct Plan {
-    ///     plan: String,
+    /// struct GitHub {
+    ///     repository: String,
     /// }
     ///
-    /// fn is_paying(claims: &Claims) -> bool {
-    ///     claims.custom::<Plan>().is_ok_and(|custom| custom.plan != "hobby")
+    /// fn is_from_our_repository(claims: &Claims) -> bool {
+    ///     claims.custom::<GitHub>().is_ok_and(|github| github.repository == "acme/storefront")
     /// }
     /// ```
     ///
     /// # Errors
     ///
-    /// Where the claims are not of that type.
+    /// The claims don't have the form of `T`.
     pub fn custom<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
-        serde_json::from_slice(&self.payload.0)
+        serde_json::from_slice(&self.json)
     }
 }
 
-/// The `aud` claim: a string, or an array of strings (RFC 7519, section 4.1.3).
-#[derive(Clone, Debug, Default)]
-pub struct Audience(Vec<String>);
-
-impl Audience {
-    /// The audiences, in the token's order.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+/// Shows the known claims, and not the payload: that is a part of the token.
+impl fmt::Debug for Claims {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.known.fmt(out)
     }
 }
 
-impl<'de> Deserialize<'de> for Audience {
-    fn deserialize<D: Deserializer<'de>>(claim: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum OneOrMany {
-            One(String),
-            Many(Vec<String>),
-        }
-        Ok(Self(match OneOrMany::deserialize(claim)? {
-            OneOrMany::One(audience) => vec![audience],
-            OneOrMany::Many(audiences) => audiences,
-        }))
+/// `aud` is a string or an array of strings (RFC 7519, section 4.1.3).
+fn one_or_many<'de, D: Deserializer<'de>>(claim: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
     }
-}
-
-fn if_string<'de, D: Deserializer<'de>>(claim: D) -> Result<Option<String>, D::Error> {
-    Ok(match Value::deserialize(claim)? {
-        Value::String(value) => Some(value),
-        _ => None,
+    Ok(match OneOrMany::deserialize(claim)? {
+        OneOrMany::One(audience) => vec![audience],
+        OneOrMany::Many(audiences) => audiences,
     })
 }
 
@@ -142,37 +193,25 @@ mod tests {
 
     use super::*;
 
-    fn base64url(bytes: impl AsRef<[u8]>) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(bytes)
-    }
-
     fn claims(json: &str) -> Result<Claims, Invalid> {
-        Claims::from_signed(base64url(json).as_bytes())
+        Claims::from_signed(BASE64_URL_SAFE_NO_PAD.encode(json).as_bytes())
     }
 
     #[test]
     fn an_audience_is_a_string_or_strings() {
-        let audiences = |json: &str| {
-            let claims = claims(json)?;
-            Ok::<_, Invalid>(claims.aud.iter().map(String::from).collect::<Vec<_>>())
-        };
-        assert_eq!(audiences(r#"{"aud":"a"}"#).unwrap(), ["a"]);
-        assert_eq!(audiences(r#"{"aud":["a","b"]}"#).unwrap(), ["a", "b"]);
-        assert!(audiences(r#"{"aud":[]}"#).unwrap().is_empty() && audiences("{}").unwrap().is_empty());
-        for json in [
-            r#"{"aud":null}"#,
-            r#"{"aud":["a",1]}"#,
-            r#"{"aud":["a",null]}"#,
-            r#"{"aud":[["a"]]}"#,
-            r#"{"aud":{"0":"a"}}"#,
-        ] {
-            assert_eq!(audiences(json), Err(Invalid::MalformedClaims), "{json}");
+        for (json, audiences) in
+            [(r#"{"aud":"a"}"#, &["a"][..]), (r#"{"aud":["a","b"]}"#, &["a", "b"]), (r#"{"aud":[]}"#, &[]), ("{}", &[])]
+        {
+            assert_eq!(claims(json).unwrap().aud(), audiences, "{json}");
+        }
+        for aud in ["null", "1", r#"["a",1]"#, r#"["a",null]"#, r#"[["a"]]"#, r#"{"0":"a"}"#] {
+            assert_eq!(claims(&format!(r#"{{"aud":{aud}}}"#)).err(), Some(Invalid::MalformedClaims), "{aud}");
         }
     }
 
     #[test]
     fn a_time_is_a_number() {
-        let exp = |number: &str| claims(&format!(r#"{{"exp":{number}}}"#)).map(|claims| claims.exp);
+        let exp = |number: &str| claims(&format!(r#"{{"exp":{number}}}"#)).map(|claims| claims.exp());
         for (number, value) in [
             ("0", 0.0),
             ("-1", -1.0),
@@ -188,21 +227,73 @@ mod tests {
     }
 
     #[test]
+    fn a_registered_claim_has_its_type() {
+        for name in ["iss", "sub", "jti"] {
+            for odd in ["null", "1", "true", r#"["a"]"#, "{}", r#"{"$serde_json::private::RawValue":"\"a\""}"#] {
+                let json = format!(r#"{{"{name}":{odd}}}"#);
+                assert_eq!(claims(&json).err(), Some(Invalid::MalformedClaims), "{json}");
+            }
+        }
+        for name in ["nbf", "iat"] {
+            assert_eq!(claims(&format!(r#"{{"{name}":"1"}}"#)).err(), Some(Invalid::MalformedClaims), "{name}");
+        }
+    }
+
+    type Getter = fn(&Claims) -> Option<&str>;
+
+    const OWN: [(&str, Getter); 8] = [
+        ("owner", Claims::owner),
+        ("owner_id", Claims::owner_id),
+        ("project", Claims::project),
+        ("project_id", Claims::project_id),
+        ("environment", Claims::environment),
+        ("scope", Claims::scope),
+        ("plan", Claims::plan),
+        ("user_id", Claims::user_id),
+    ];
+
+    #[test]
     fn a_claim_of_vercels_that_is_not_a_string_counts_as_absent() {
-        for odd in ["null", "1", "true", "[\"a\"]", "{}"] {
-            let claims = claims(&format!(
-                r#"{{"owner":{odd},"owner_id":{odd},"project":{odd},"project_id":{odd},"environment":{odd}}}"#
-            ));
-            let Claims { owner, owner_id, project, project_id, environment, .. } = claims.unwrap();
-            assert_eq!([owner, owner_id, project, project_id, environment], [const { None }; 5], "{odd}");
+        for (name, getter) in OWN {
+            assert_eq!(getter(&claims(&format!(r#"{{"{name}":"acme"}}"#)).unwrap()), Some("acme"), "{name}");
+            for odd in ["null", "1", "true", r#"["a"]"#, "{}", r#"{"$serde_json::private::RawValue":"\"acme\""}"#] {
+                assert_eq!(getter(&claims(&format!(r#"{{"{name}":{odd}}}"#)).unwrap()), None, "{name} {odd}");
+            }
         }
     }
 
     #[test]
-    fn refuses_what_is_not_canonical_base64url() {
-        for payload in ["e30=", "e31", "e3 0", "e30\n", "e3+/", "\u{e9}"] {
-            assert_eq!(Claims::from_signed(payload.as_bytes()).err(), Some(Invalid::MalformedClaims), "{payload}");
+    fn a_claim_is_given_once() {
+        let registered = ["iss", "sub", "jti"].map(|name| (name, "\"a\""));
+        let times = ["exp", "nbf", "iat"].map(|name| (name, "1"));
+        let own = OWN.map(|(name, _)| (name, "\"a\""));
+        for (name, value) in [&registered[..], &times, &own, &[("aud", "\"a\"")]].concat() {
+            let json = format!(r#"{{"{name}":{value},"{name}":{value}}}"#);
+            assert_eq!(claims(&json).err(), Some(Invalid::MalformedClaims), "{json}");
         }
-        assert!(Claims::from_signed(b"e30").is_ok());
+    }
+
+    #[test]
+    fn a_payload_is_an_object() {
+        for json in ["", "[]", "null", "\"a\"", r#"["https://oidc.vercel.com/acme"]"#] {
+            assert_eq!(claims(json).err(), Some(Invalid::MalformedClaims), "{json}");
+        }
+    }
+
+    #[test]
+    fn custom_claims_are_read_from_the_payload_itself() {
+        #[derive(Deserialize)]
+        struct Custom {
+            role: String,
+        }
+        assert_eq!(claims(r#"{"role":"admin"}"#).unwrap().custom::<Custom>().unwrap().role, "admin");
+        let fooled = claims(r#"{"role":{"$serde_json::private::RawValue":"\"admin\""}}"#).unwrap();
+        assert!(fooled.custom::<Custom>().is_err());
+    }
+
+    #[test]
+    fn debug_output_has_no_payload() {
+        let shown = format!("{:?}", claims(r#"{"sub":"me","secret":"hidden"}"#).unwrap());
+        assert!(shown.contains("me") && !shown.contains("hidden"), "{shown}");
     }
 }

@@ -1,8 +1,39 @@
-//! Why a token was refused, in words that help its holder.
+//! Why a token is refused, why a key is skipped, why there are no keys.
 //!
-//! No variant holds more of a token than claims whose signature was verified, and what is shown of these is bounded.
+//! [`VerifyError`] is for the caller: its text describes the caller's token and never what would be accepted. That is in
+//! [`VerifyError::accepted`], for the operator's log. The other errors are for the operator alone. No error holds a
+//! token, and what it shows of foreign text is escaped and cut.
 
 use std::fmt;
+use std::time::Duration;
+
+/// Why a token is not accepted, by whose concern it is.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum VerifyError {
+    /// The token is invalid: 401.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The token is valid, but this API does not trust its holder: 403.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+    /// The token can't be verified, because the issuer's keys are not available: 503.
+    #[error("the issuer's keys are not available, so the token can't be verified")]
+    KeysUnavailable {
+        /// When the next attempt can succeed.
+        retry_after: Duration,
+    },
+}
+
+impl VerifyError {
+    /// What would have been accepted, for the operator's log. A client must not see it.
+    pub fn accepted(&self) -> Option<&str> {
+        match self {
+            Self::Invalid(Invalid::Issuer { accepted, .. } | Invalid::Audience { accepted, .. })
+            | Self::Forbidden(Forbidden { accepted, .. }) => Some(accepted),
+            Self::Invalid(_) | Self::KeysUnavailable { .. } => None,
+        }
+    }
+}
 
 /// Why a token is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -15,52 +46,50 @@ pub enum Invalid {
         /// The limit.
         max_bytes: usize,
     },
-    /// Not three parts joined by dots.
+    /// Not three parts joined by dots (RFC 7515, section 3.1).
     #[error("the token is not a compact JWS: three base64url parts joined by dots")]
     NotCompactJws,
     /// The header is not canonical base64url of a JSON object with a string `alg` and a non-empty string `kid`.
     #[error("the token's header is not base64url of a JSON object with `alg` and `kid`, each once")]
     MalformedHeader,
-    /// Signed, or claimed to be, in another way.
+    /// `alg` is not RS256.
     #[error("the token's `alg` is not RS256")]
     Algorithm,
-    /// Not a JWT.
+    /// `typ` is neither absent nor JWT.
     #[error("the token's `typ` is not JWT")]
     Type,
-    /// An extension that must be understood, and isn't.
+    /// The header has `crit` (RFC 7515, section 4.1.11), and no extension is supported.
     #[error("the token's header has `crit`, and no extension is supported")]
     CriticalExtension,
-    /// The issuer has no such key.
-    #[error(
-        "the token's `kid` names no usable key of the issuer: was it issued by another one, or has its key been retired?"
-    )]
+    /// The issuer has no usable key of this `kid`.
+    #[error("the token's `kid` names no usable key of the issuer: get a new token, and compare the issuer")]
     UnknownKey,
-    /// Not signed by that key.
+    /// The signature is not that key's.
     #[error("the token's signature is wrong")]
     Signature,
-    /// Signed, but not claims as RFC 7519 has them.
+    /// The payload is signed, but its claims don't have the form of RFC 7519.
     #[error("the token's payload is not a JSON object of claims, each once and of its type")]
     MalformedClaims,
-    /// From another issuer.
-    #[error("the token's issuer is {}, expected `{expected}`", Found(.found.as_deref()))]
+    /// Another issuer.
+    #[error("the issuer is {}", Shown(.found.as_deref()))]
     Issuer {
         /// The `iss` claim.
         found: Option<String>,
-        /// What it must be.
-        expected: String,
+        /// What would be accepted.
+        accepted: String,
     },
-    /// For another API.
-    #[error("the token's audience is {}, expected `{expected}`", Found(Some(.found.as_str())))]
+    /// Another audience.
+    #[error("the audience is {}", Shown(Some(.found)))]
     Audience {
         /// The `aud` claim, joined by commas.
         found: String,
         /// What would be accepted, joined by commas.
-        expected: String,
+        accepted: String,
     },
-    /// No end.
+    /// No `exp`.
     #[error("the token has no `exp`")]
     NoExpiry,
-    /// Over. Says nothing about whether it was ever good for this API.
+    /// `exp` has passed.
     #[error("the token expired {seconds_ago:.0} s ago")]
     Expired {
         /// How long ago, in seconds.
@@ -69,37 +98,173 @@ pub enum Invalid {
     /// `nbf` lies ahead.
     #[error("the token is not valid for another {seconds_ahead:.0} s")]
     NotYetValid {
-        /// How far, in seconds.
+        /// How far ahead, in seconds.
         seconds_ahead: f64,
     },
     /// `iat` lies ahead.
-    #[error("the token was issued {seconds_ahead:.0} s in the future: is a clock wrong?")]
+    #[error("the token was issued {seconds_ahead:.0} s in the future: compare the clocks")]
     IssuedInTheFuture {
-        /// How far, in seconds.
+        /// How far ahead, in seconds.
         seconds_ahead: f64,
     },
 }
 
-/// A valid token of someone who isn't allowed in.
+/// A valid token of a caller that this API does not trust.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token's `{claim}` is {}, which this API does not accept; it accepts `{expected}`", Found(.found.as_deref()))]
+#[error("the token's `{claim}` is {}, which this API does not accept", Shown(.found.as_deref()))]
 pub struct Forbidden {
     /// The claim that decided.
     pub claim: &'static str,
     /// Its value.
     pub found: Option<String>,
     /// What would be accepted, joined by commas.
-    pub expected: String,
+    pub accepted: String,
 }
 
-/// A claim in a sentence. Whoever holds the token chose it, so what is shown of it is bounded.
-struct Found<'a>(Option<&'a str>);
+/// Why a key set can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeySetError {
+    /// The keys can't come from this URL.
+    #[error("not an https URL without user or fragment (plain http is for 127.0.0.0/8, [::1] and localhost)")]
+    Url,
+    /// The document is not a usable JWK Set.
+    #[error(transparent)]
+    Document(#[from] BadDocument),
+}
 
-impl fmt::Display for Found<'_> {
+/// Why a document is not a usable JWK Set (RFC 7517, section 5).
+#[derive(Debug, thiserror::Error)]
+pub enum BadDocument {
+    /// Not a JSON object with an array `keys`.
+    #[error("the document is not a JSON object with an array `keys`")]
+    NotJwkSet,
+    /// None of the keys can be used.
+    #[error("none of the {count} keys can be used{}", .first.as_ref().map(|first| format!("; {first}")).unwrap_or_default())]
+    NoUsableKey {
+        /// How many keys there are.
+        count: usize,
+        /// The first of them, and why it is skipped.
+        first: Option<SkippedKey>,
+    },
+}
+
+/// A key of a document that is skipped.
+#[derive(Debug, thiserror::Error)]
+#[error("key {number} (`kid` {}) is skipped: {reason}", Shown(.kid.as_deref()))]
+pub struct SkippedKey {
+    /// The place in the document, from 1.
+    pub number: usize,
+    /// What the key calls itself.
+    pub kid: Option<String>,
+    /// Why it can't be used.
+    pub reason: Unusable,
+}
+
+/// Why a key can't be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// Not a JWK (RFC 7517, section 4).
+    #[error("it is not a JWK: {}", Shown(Some(.0)))]
+    NotJwk(String),
+    /// A member that is `null`.
+    #[error("`{0}` is null")]
+    Null(String),
+    /// `kid` is absent or empty.
+    #[error("it has no `kid`")]
+    NoKid,
+    /// `kty` is not RSA.
+    #[error("`kty` is not RSA")]
+    KeyType,
+    /// `use` is not `sig`.
+    #[error("`use` is {}, not `sig`", Shown(Some(.0)))]
+    Use(String),
+    /// `alg` is not RS256.
+    #[error("`alg` is not RS256")]
+    Algorithm,
+    /// `key_ops` lacks `verify`.
+    #[error("`key_ops` lacks `verify`")]
+    Operations,
+    /// A number with padding, or with characters that base64url doesn't have.
+    #[error("`{0}` is not base64url without padding")]
+    Encoding(&'static str),
+    /// A modulus that is too small, too large or even.
+    #[error("the modulus has {bits} bits and is {}; an odd one of 2048 to 8192 bits is needed", parity(*.odd))]
+    Modulus {
+        /// Its length, without leading zeros.
+        bits: usize,
+        /// Whether it is odd.
+        odd: bool,
+    },
+    /// An exponent that is too small, too large or even.
+    #[error("the exponent has {bits} bits and is {}; an odd one from 3 to 2^33 - 1 is needed", parity(*.odd))]
+    Exponent {
+        /// Its length, without leading zeros.
+        bits: usize,
+        /// Whether it is odd.
+        odd: bool,
+    },
+}
+
+/// Why a fetch of the keys failed. The URL is not in it, because it may hold a query.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error("no HTTPS client: install the package `ca-certificates`, or set SSL_CERT_FILE")]
+    Client(#[source] reqwest::Error),
+    #[error("no answer")]
+    Request(#[from] reqwest::Error),
+    #[error("status {0}, expected 200")]
+    Status(reqwest::StatusCode),
+    #[error("the answer has `Content-Encoding`, which was not asked for")]
+    ContentEncoding,
+    #[error("the document is larger than {max_bytes} bytes")]
+    TooLarge { max_bytes: usize },
+    #[error(transparent)]
+    Document(#[from] BadDocument),
+}
+
+fn parity(odd: bool) -> &'static str {
+    if odd { "odd" } else { "even" }
+}
+
+/// Foreign text in a sentence. Its author is a stranger, so control characters are escaped and the length is bounded.
+struct Shown<'a>(Option<&'a str>);
+
+impl fmt::Display for Shown<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MAX_CHARACTERS: usize = 120;
         match self.0 {
             None | Some("") => out.write_str("missing"),
-            Some(value) => write!(out, "`{value:.120}`"),
+            Some(text) => {
+                let cut: String = text.chars().take(MAX_CHARACTERS).flat_map(char::escape_debug).collect();
+                write!(out, "`{cut}`")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_escaped_and_cut() {
+        for (text, shown) in [(None, "missing"), (Some(""), "missing"), (Some("a\nb\u{1b}"), r"`a\nb\u{1b}`")] {
+            assert_eq!(Shown(text).to_string(), shown);
+        }
+        assert_eq!(Shown(Some(&"é".repeat(500))).to_string(), format!("`{}`", "é".repeat(120)));
+    }
+
+    #[test]
+    fn what_would_be_accepted_is_for_the_operator_alone() {
+        let (found, accepted) = (Some("mine".to_owned()), "secret".to_owned());
+        for error in [
+            VerifyError::from(Invalid::Issuer { found: found.clone(), accepted: accepted.clone() }),
+            Invalid::Audience { found: "mine".into(), accepted: accepted.clone() }.into(),
+            Forbidden { claim: "sub", found, accepted }.into(),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("`mine`") && !text.contains("secret"), "{text}");
+            assert_eq!(error.accepted(), Some("secret"));
         }
     }
 }

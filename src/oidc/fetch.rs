@@ -1,68 +1,62 @@
-//! One fetch of the issuer's document, and the limits on it.
+//! One fetch of the issuer's document, and its limits.
 //!
-//! It guarantees that a fetch ends in time, whatever the other side does, that no more than a bounded document is held,
-//! and that the keys come from the one URL that was configured: no redirect is followed.
+//! A fetch ends in time whatever the other side does, holds a bounded document, and follows no redirect: the keys come
+//! from the one URL that was configured.
 
 use std::time::Duration;
 
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 use reqwest::{Client, StatusCode, Url, redirect, retry};
 use tokio::sync::OnceCell;
 
-use super::jwk::{BadDocument, Keys};
+use crate::error::{FetchError, KeySetError, SkippedKey};
+use crate::jwk::Keys;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Vercel's document is about 1 KiB.
+/// Vercel's document has about 1 KiB.
 const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
+/// Some firewalls refuse requests without one.
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// Where the keys are.
+/// The place of the keys.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Endpoint {
     url: Url,
-    /// Built by the first fetch, for it reads the machine's certificate authorities, and a start need not wait for
-    /// that.
+    /// Built by the first fetch: that reads the machine's certificate authorities, and a start need not wait for it.
     client: OnceCell<Client>,
 }
 
-/// What can go wrong with a fetch, for the operator's log. The URL is not in it, for it may hold a query.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
-    #[error("no HTTPS client: are certificate authorities installed (package `ca-certificates`, or SSL_CERT_FILE)?")]
-    Client(#[source] reqwest::Error),
-    #[error("no answer")]
-    Request(#[from] reqwest::Error),
-    #[error("status {0}, expected 200")]
-    Status(StatusCode),
-    #[error("more than {MAX_DOCUMENT_BYTES} bytes")]
-    TooLarge,
-    #[error(transparent)]
-    Document(#[from] BadDocument),
-}
-
-impl Source {
-    pub(super) fn new(url: Url) -> Self {
-        Self { url, client: OnceCell::new() }
+impl Endpoint {
+    /// An attacker who can change what the URL answers decides who is accepted, so it is `https`, or loopback.
+    pub(crate) fn new(url: &str) -> Result<Self, KeySetError> {
+        let url = Url::parse(url).map_err(|_| KeySetError::Url)?;
+        let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+        let is_safe = url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url);
+        (is_bare && is_safe).then_some(Self { url, client: OnceCell::new() }).ok_or(KeySetError::Url)
     }
 
-    /// The URL without what may be a secret: user, password and query.
-    pub(super) fn url_to_show(&self) -> Url {
+    /// The URL without its query, which may hold a secret.
+    pub(crate) fn url_for_log(&self) -> Url {
         let mut url = self.url.clone();
         url.set_query(None);
-        // These fail for a URL that can have neither.
-        let _ = (url.set_username(""), url.set_password(None));
         url
     }
 
-    pub(super) async fn fetch(&self) -> Result<Keys, FetchError> {
+    pub(crate) async fn fetch(&self) -> Result<(Keys, Vec<SkippedKey>), FetchError> {
         let client = self.client.get_or_try_init(|| async { client(&self.url) }).await.map_err(FetchError::Client)?;
-        let mut response = client.get(self.url.clone()).send().await.map_err(reqwest::Error::without_url)?;
+        let request = client.get(self.url.clone()).header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
+        }
+        if response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(FetchError::ContentEncoding);
         }
         let mut document = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
             if document.len() + chunk.len() > MAX_DOCUMENT_BYTES {
-                return Err(FetchError::TooLarge);
+                return Err(FetchError::TooLarge { max_bytes: MAX_DOCUMENT_BYTES });
             }
             document.extend_from_slice(&chunk);
         }
@@ -70,15 +64,22 @@ impl Source {
     }
 }
 
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn client(url: &Url) -> reqwest::Result<Client> {
     let client = Client::builder()
+        .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(FETCH_TIMEOUT)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
-        // A connection kept for ten minutes would only be found closed.
+        // After ten minutes a kept connection would be closed anyway.
         .pool_max_idle_per_host(0);
-    // Plain http is for loopback: no proxy reaches it, and it must work where no certificate authority is installed.
+    // Plain http is for loopback: no proxy reaches it, and it needs no certificate authorities.
     if url.scheme() == "http" { client.no_proxy().tls_certs_only([]) } else { client }.build()
 }
 
@@ -89,13 +90,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_shown_without_its_secrets() {
-        for (url, shown) in [
-            ("https://user:password@keys.test/a?secret", "https://keys.test/a"),
-            ("https://user@keys.test/a", "https://keys.test/a"),
-            ("https://keys.test/a", "https://keys.test/a"),
+    fn keys_come_from_https_or_loopback() {
+        for url in [
+            "https://x.test",
+            "https://x.test/?a",
+            "http://127.0.0.1:1/",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://localhost:1/x",
+            "http://LOCALHOST",
         ] {
-            assert_eq!(Source::new(url.parse().unwrap()).url_to_show().as_str(), shown);
+            assert!(Endpoint::new(url).is_ok(), "{url}");
         }
+        for url in [
+            "http://x.test",
+            "http://127.0.0.1.x.test",
+            "http://localhost.x.test",
+            "http://[::]",
+            "http://10.0.0.1",
+            "http://0.0.0.0",
+            "http://localhost@x.test",
+            "https://a:b@x.test",
+            "https://x.test/#a",
+            "ws://localhost",
+            "x.test",
+            "http:",
+            "//localhost",
+            "",
+        ] {
+            assert!(Endpoint::new(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_log_shows_no_query() {
+        assert_eq!(Endpoint::new("https://keys.test/a?secret").unwrap().url_for_log().as_str(), "https://keys.test/a");
     }
 }

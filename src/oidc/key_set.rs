@@ -1,233 +1,661 @@
-//! The issuer's keys: fetched, kept, replaced.
+//! The issuer's keys: static, or fetched, kept fresh and replaced.
 //!
-//! [`KeySet`] fetches a JWK Set (RFC 7517, section 5) and answers for its keys. It guarantees that at most one fetch
-//! runs at a time, that its result is shared by all who wait and survives whoever asked for it, that no answer waits
-//! for a fetch it doesn't need, and that a bad document never replaces good keys. Time is tokio's, which tests can
-//! move. How a document is fetched is [`fetch`](super::fetch)'s matter, how it is read [`jwk`](super::jwk)'s.
+//! [`KeySet`] guarantees: one fetch at a time, shared by all requests that wait for it, and independent of the request
+//! that started it; a bad document never replaces good keys; what a stranger can make this process fetch is bounded.
+//! [`State`] decides, as a function of its contents and the time given; [`Fetched`] locks it and runs the fetches.
 
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use reqwest::Url;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::fetch::Source;
-use super::jwk::{Key, Keys};
+use crate::error::{FetchError, KeySetError, SkippedKey};
+use crate::fetch::Endpoint;
+use crate::jwk::{Key, Keys};
 
-/// How long keys serve before a fetch replaces them in the background: so long, a key that the issuer has withdrawn is
-/// still accepted.
-const FRESH: Duration = Duration::from_secs(10 * 60);
-/// How long they serve at most when the issuer can't be reached: a function's token lasts no longer.
-const USABLE: Duration = Duration::from_secs(60 * 60);
-/// How long a failed background fetch, or one that an unknown `kid` caused in vain, holds back the next of its sort:
-/// what a stranger can make this process ask of the issuer.
+/// From this age on, a request starts a fetch in the background.
+const REFRESH_AGE: Duration = Duration::from_secs(9 * 60);
+/// From this age on, a request waits for the fetch. So a withdrawn key is accepted for at most this long while the issuer
+/// can be reached.
+const FRESH_AGE: Duration = Duration::from_secs(10 * 60);
+/// Up to this age, keys serve if the issuer can't be reached.
+const USABLE_AGE: Duration = Duration::from_secs(60 * 60);
+/// The least time from a failed fetch to the next while keys are held, and between two fetches that unknown `kid`s cause.
 const COOLDOWN: Duration = Duration::from_secs(30);
+/// For this long after a failed fetch, old keys answer at once: an outage delays requests once, not at each attempt.
+const OUTAGE: Duration = Duration::from_secs(60);
+/// The time from a failed fetch to the next while no keys are held. It doubles up to [`COOLDOWN`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// A document can hold thousands of keys that can't be used. The log names this many.
+const MAX_SKIPPED_KEYS_LOGGED: usize = 10;
 
 /// The keys of one issuer. Clones share them.
 #[derive(Clone, Debug)]
-pub struct KeySet(Arc<Shared>);
+pub struct KeySet(Source);
 
-#[derive(Debug)]
-struct Shared {
-    source: Source,
-    /// Never held across an `.await`, so that readers wait for nobody.
-    state: RwLock<State>,
+#[derive(Clone, Debug)]
+enum Source {
+    Static(Arc<Keys>),
+    Fetched(Arc<Fetched>),
 }
 
-#[derive(Debug, Default)]
+/// Why there is no key for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoKey {
+    /// The issuer has no usable key of this `kid`.
+    Unknown,
+    /// The issuer's keys are not available, so the token can't be verified.
+    Unavailable { retry_after: Duration },
+}
+
+impl KeySet {
+    /// The keys that an issuer publishes at its URL plus `/.well-known/jwks`, as Vercel does.
+    ///
+    /// Nothing is fetched before [`prefetch`](Self::prefetch), [`ready`](Self::ready) or the first token.
+    ///
+    /// ```
+    /// use vercel_oidc_verifier::KeySet;
+    ///
+    /// let keys = KeySet::of_issuer("https://oidc.vercel.com/acme")?;
+    /// # Ok::<_, vercel_oidc_verifier::KeySetError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`KeySetError::Url`]: the URL is neither `https` nor `http` to a loopback host.
+    pub fn of_issuer(issuer: &str) -> Result<Self, KeySetError> {
+        Self::from_url(&format!("{}/.well-known/jwks", issuer.trim_end_matches('/')))
+    }
+
+    /// The keys at this URL: a JWK Set (RFC 7517, section 5).
+    ///
+    /// # Errors
+    ///
+    /// [`KeySetError::Url`]: the URL is neither `https` nor `http` to a loopback host.
+    pub fn from_url(url: &str) -> Result<Self, KeySetError> {
+        let fetched = Fetched { endpoint: Endpoint::new(url)?, state: Mutex::default() };
+        Ok(Self(Source::Fetched(Arc::new(fetched))))
+    }
+
+    /// The keys of this JWK Set, for good: for tests, and for programs that ship keys.
+    ///
+    /// # Errors
+    ///
+    /// [`KeySetError::Document`]: the document has no usable key.
+    pub fn from_jwks(document: &[u8]) -> Result<Self, KeySetError> {
+        let (keys, skipped) = Keys::parse(document)?;
+        log_skipped(&skipped);
+        Ok(Self(Source::Static(Arc::new(keys))))
+    }
+
+    /// Starts a fetch and does not wait for it, unless usable keys are held or the last fetch failed just now.
+    ///
+    /// # Panics
+    ///
+    /// If it is called outside of a tokio runtime.
+    pub fn prefetch(&self, now: SystemTime) {
+        if let Source::Fetched(fetched) = &self.0 {
+            let mut state = fetched.lock();
+            let now = Moment::at(now);
+            if state.usable(now).is_none() {
+                fetched.refresh(&mut state, now);
+            }
+        }
+    }
+
+    /// Returns whether usable keys are held. If the keys are not fresh, this starts a fetch; it waits for the fetch only if
+    /// no usable keys are held.
+    pub async fn ready(&self, now: SystemTime) -> bool {
+        let Source::Fetched(fetched) = &self.0 else {
+            return true;
+        };
+        let now = Moment::at(now);
+        let mut fetch = {
+            let mut state = fetched.lock();
+            match state.usable(now) {
+                Some(held) => {
+                    if now.since(held.fetched) >= FRESH_AGE {
+                        fetched.refresh(&mut state, now);
+                    }
+                    return true;
+                }
+                None if state.holds_back_fetches(now) => return false,
+                None => fetched.fetch(&mut state, now, None),
+            }
+        };
+        let _ended = fetch.changed().await;
+        fetched.lock().usable(now.later()).is_some()
+    }
+
+    /// How long it takes at least until [`ready`](Self::ready) can change from false to true.
+    pub fn retry_after(&self, now: SystemTime) -> Duration {
+        match &self.0 {
+            Source::Static(_) => Duration::ZERO,
+            Source::Fetched(fetched) => fetched.lock().time_to_next_fetch(Moment::at(now)),
+        }
+    }
+
+    pub(crate) async fn key(&self, kid: &str, now: SystemTime) -> Result<Arc<Key>, NoKey> {
+        match &self.0 {
+            Source::Static(keys) => keys.get(kid).cloned().ok_or(NoKey::Unknown),
+            Source::Fetched(fetched) => fetched.key(kid, Moment::at(now)).await,
+        }
+    }
+}
+
+/// A moment on both clocks. While a machine sleeps, one of them can stand still; the wall clock can also be set back.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    wall: SystemTime,
+    monotonic: Instant,
+}
+
+impl Moment {
+    fn at(wall: SystemTime) -> Self {
+        Self { wall, monotonic: Instant::now() }
+    }
+
+    /// This moment, moved on by the monotonic time that has passed since.
+    fn later(self) -> Self {
+        let monotonic = Instant::now();
+        let wall = self.wall.checked_add(monotonic - self.monotonic).unwrap_or(self.wall);
+        Self { wall, monotonic }
+    }
+
+    /// The time since an earlier moment, by the clock that says more.
+    fn since(self, earlier: Self) -> Duration {
+        let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
+        wall.max(self.monotonic - earlier.monotonic)
+    }
+}
+
+/// What is known about the keys.
+#[derive(Debug)]
 struct State {
     held: Option<Held>,
-    /// When the last fetch failed; none once one has succeeded.
-    failed: Option<Instant>,
-    /// When a fetch last ended without the `kid` that somebody had asked for.
-    missed: Option<Instant>,
-    /// Open while a fetch runs; its end, however it comes, is what waiters see.
-    fetching: Option<watch::Receiver<()>>,
+    /// The last fetch, if it failed.
+    failure: Option<Failure>,
+    /// How long the next failure holds back fetches if no keys are held.
+    backoff: Duration,
+    /// When a fetch last ended without a `kid` that a request waited for.
+    miss: Option<Moment>,
+    /// The fetch in flight. It is over when the sender is gone.
+    in_flight: Option<watch::Receiver<()>>,
 }
 
 #[derive(Debug)]
 struct Held {
     keys: Keys,
-    since: Instant,
+    /// When the fetch began: what it brought may be that old.
+    fetched: Moment,
 }
 
-/// Why there is no key for a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoKey {
-    /// The issuer has answered, and its key set has no usable key of this `kid`: the token's fault.
-    Unknown,
-    /// The issuer's keys can't be had now, so nobody can tell.
-    Unavailable {
-        /// When asking again may help.
-        retry_after: Duration,
-    },
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    at: Moment,
+    /// How long it holds back the next fetch.
+    hold_back: Duration,
 }
 
-impl KeySet {
-    /// The keys at this URL. Nothing is fetched before [`prefetch`](Self::prefetch) or the first token.
-    ///
-    /// Whoever can change what the URL answers decides who is let in: it must be `https`, or `http` to loopback, which
-    /// is not checked here.
-    pub fn new(url: Url) -> Self {
-        Self(Arc::new(Shared { source: Source::new(url), state: RwLock::default() }))
-    }
+/// What a request does about its key.
+#[derive(Debug)]
+enum Decision {
+    Answer(Result<Arc<Key>, NoKey>),
+    /// Answer, and start a fetch in the background.
+    AnswerAndRefresh(Result<Arc<Key>, NoKey>),
+    WaitForFetch,
+}
 
-    /// Starts a fetch, unless keys are held, one is running, or one has failed just now. Doesn't wait for it.
-    pub fn prefetch(&self) {
-        let mut state = self.write();
-        let now = Instant::now();
-        if state.live(now).is_none() {
-            self.refresh(&mut state, now);
-        }
-    }
-
-    /// Whether usable keys are held.
-    pub fn is_ready(&self) -> bool {
-        self.read().live(Instant::now()).is_some()
-    }
-
-    /// The key of this `kid`, as of the newest document that this may need to wait for.
-    ///
-    /// # Errors
-    ///
-    /// [`NoKey::Unknown`] where the issuer doesn't have it, [`NoKey::Unavailable`] where the issuer can't be asked.
-    pub(super) async fn key(&self, kid: &str) -> Result<Arc<Key>, NoKey> {
-        if let Some(answer) = self.read().fresh_answer(kid, Instant::now()) {
-            return answer;
-        }
-        // Rarely needed, and so large that it would double the size of everybody's future.
-        Box::pin(self.ask(kid)).await
-    }
-
-    async fn ask(&self, kid: &str) -> Result<Arc<Key>, NoKey> {
-        let mut fetch = {
-            let mut state = self.write();
-            let now = Instant::now();
-            if state.live(now).is_some_and(|held| !held.is_fresh(now)) {
-                self.refresh(&mut state, now);
-            }
-            match state.answer(kid, now) {
-                Some(answer) => return answer,
-                None => self.fetch(&mut state, Some(kid)),
-            }
-        };
-        // Nothing is ever sent: the sender's end is the fetch's.
-        let _ended = fetch.changed().await;
-        let mut state = self.write();
-        let now = Instant::now();
-        match state.get(kid, now) {
-            Some(key) => Ok(key.clone()),
-            None => {
-                state.miss(now);
-                Err(state.no_key(now))
-            }
-        }
-    }
-
-    /// A fetch that nobody waits for.
-    fn refresh(&self, state: &mut State, now: Instant) {
-        if !within_cooldown(state.failed, now) {
-            self.fetch(state, None);
-        }
-    }
-
-    /// The fetch that runs, or else a new one, in a task of its own: a client that goes away must not take it along.
-    /// The task knows the `kid` that it was started for, so that one asked for in vain counts as missed even then.
-    fn fetch(&self, state: &mut State, wanted: Option<&str>) -> watch::Receiver<()> {
-        if let Some(running) = state.fetching.as_ref().filter(|fetch| fetch.has_changed().is_ok()) {
-            return running.clone();
-        }
-        let (end, fetch) = watch::channel(());
-        state.fetching = Some(fetch.clone());
-        let (key_set, wanted) = (self.clone(), wanted.map(String::from));
-        tokio::spawn(async move {
-            let began = Instant::now();
-            let fetched = key_set.0.source.fetch().await;
-            let duration_ms = began.elapsed().as_millis() as u64;
-            let mut state = key_set.write();
-            let now = Instant::now();
-            match fetched {
-                Ok(keys) => {
-                    tracing::info!(keys = keys.len(), duration_ms, "fetched the issuer's keys");
-                    (state.held, state.failed) = (Some(Held { keys, since: now }), None);
-                }
-                Err(error) => {
-                    let url = key_set.0.source.url_to_show();
-                    tracing::warn!(error = chain(&error), duration_ms, %url, "could not fetch the issuer's keys");
-                    state.failed = Some(now);
-                }
-            }
-            if wanted.is_some_and(|kid| state.get(&kid, now).is_none()) {
-                state.miss(now);
-            }
-            drop(end);
-        });
-        fetch
-    }
-
-    // A poisoned lock is used as it is: no state of this struct is half-made between two statements.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.0.state.read().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl Default for State {
+    fn default() -> Self {
+        Self { held: None, failure: None, backoff: FIRST_BACKOFF, miss: None, in_flight: None }
     }
 }
 
 impl State {
-    fn live(&self, now: Instant) -> Option<&Held> {
-        self.held.as_ref().filter(|held| now < held.since + USABLE)
-    }
-
-    fn get(&self, kid: &str, now: Instant) -> Option<&Arc<Key>> {
-        self.live(now)?.keys.get(kid)
-    }
-
-    /// What can be said without a fetch, if anything.
-    fn answer(&self, kid: &str, now: Instant) -> Option<Result<Arc<Key>, NoKey>> {
-        match self.live(now)?.keys.get(kid) {
-            Some(key) => Some(Ok(key.clone())),
-            None => within_cooldown(self.missed, now).then(|| Err(self.no_key(now))),
+    fn decide(&self, kid: &str, now: Moment) -> Decision {
+        let Some(held) = self.usable(now) else {
+            return if self.holds_back_fetches(now) {
+                Decision::Answer(Err(self.no_key(now)))
+            } else {
+                Decision::WaitForFetch
+            };
+        };
+        let is_in_cooldown = |since: Moment| now.since(since) < COOLDOWN;
+        let answer = match held.keys.get(kid) {
+            Some(key) => Ok(Arc::clone(key)),
+            None if self.miss.is_some_and(is_in_cooldown) || self.holds_back_fetches(now) => Err(self.no_key(now)),
+            None => return Decision::WaitForFetch,
+        };
+        let age = now.since(held.fetched);
+        let is_outage = self.failure.is_some_and(|failure| now.since(failure.at) < OUTAGE);
+        if age < REFRESH_AGE {
+            Decision::Answer(answer)
+        } else if age < FRESH_AGE || is_outage || answer.is_err() {
+            Decision::AnswerAndRefresh(answer)
+        } else {
+            Decision::WaitForFetch
         }
     }
 
-    /// The same, while the keys are so fresh that no fetch is due either.
-    fn fresh_answer(&self, kid: &str, now: Instant) -> Option<Result<Arc<Key>, NoKey>> {
-        if self.held.as_ref()?.is_fresh(now) { self.answer(kid, now) } else { None }
+    /// The answer after a fetch.
+    fn answer(&self, kid: &str, now: Moment) -> Result<Arc<Key>, NoKey> {
+        self.usable(now).and_then(|held| held.keys.get(kid)).cloned().ok_or_else(|| self.no_key(now))
     }
 
-    /// Somebody's `kid` was not to be had. While there are no keys at all, that says nothing about it.
-    fn miss(&mut self, now: Instant) {
-        if self.live(now).is_some() {
-            self.missed = Some(now);
+    fn no_key(&self, now: Moment) -> NoKey {
+        match (self.usable(now), self.failure) {
+            (Some(_), None) => NoKey::Unknown,
+            _ => NoKey::Unavailable { retry_after: self.time_to_next_fetch(now) },
         }
     }
 
-    fn no_key(&self, now: Instant) -> NoKey {
-        match (self.failed, self.live(now)) {
-            (None, Some(_)) => NoKey::Unknown,
-            (_, Some(_)) => NoKey::Unavailable {
-                retry_after: self.missed.map_or(COOLDOWN, |missed| COOLDOWN.saturating_sub(now - missed)),
-            },
-            // With no keys at all, the next token asks again.
-            (_, None) => NoKey::Unavailable { retry_after: Duration::from_secs(1) },
+    fn usable(&self, now: Moment) -> Option<&Held> {
+        self.held.as_ref().filter(|held| now.since(held.fetched) < USABLE_AGE)
+    }
+
+    /// Whether the last fetch failed so recently that no other may start.
+    fn holds_back_fetches(&self, now: Moment) -> bool {
+        self.failure.is_some_and(|failure| now.since(failure.at) < failure.hold_back)
+    }
+
+    fn time_to_next_fetch(&self, now: Moment) -> Duration {
+        let after_failure =
+            self.failure.map_or(FIRST_BACKOFF, |failure| failure.hold_back.saturating_sub(now.since(failure.at)));
+        let after_miss = match (self.usable(now), self.miss) {
+            (Some(_), Some(miss)) => COOLDOWN.saturating_sub(now.since(miss)),
+            _ => Duration::ZERO,
+        };
+        after_failure.max(after_miss)
+    }
+
+    /// Records how a fetch ended that began at `began`.
+    fn end_fetch(&mut self, fetched: Result<Keys, ()>, wanted: Option<&str>, began: Moment, now: Moment) {
+        match fetched {
+            Ok(keys) => {
+                self.held = Some(Held { keys, fetched: began });
+                (self.failure, self.backoff) = (None, FIRST_BACKOFF);
+            }
+            Err(()) if self.usable(now).is_some() => self.failure = Some(Failure { at: now, hold_back: COOLDOWN }),
+            Err(()) => {
+                self.failure = Some(Failure { at: now, hold_back: self.backoff });
+                self.backoff = (self.backoff * 2).min(COOLDOWN);
+            }
+        }
+        if let Some(kid) = wanted {
+            self.record_miss(kid, now);
+        }
+    }
+
+    /// Starts the cooldown if a fetch did not bring this `kid`. While no keys are held, that says nothing about the `kid`.
+    fn record_miss(&mut self, kid: &str, now: Moment) {
+        if self.usable(now).is_some_and(|held| held.keys.get(kid).is_none()) {
+            self.miss = Some(now);
         }
     }
 }
 
-impl Held {
-    fn is_fresh(&self, now: Instant) -> bool {
-        now < self.since + FRESH
+/// Keys that are fetched.
+#[derive(Debug)]
+struct Fetched {
+    endpoint: Endpoint,
+    /// Never held across an `.await`.
+    state: Mutex<State>,
+}
+
+impl Fetched {
+    async fn key(self: &Arc<Self>, kid: &str, now: Moment) -> Result<Arc<Key>, NoKey> {
+        let mut fetch = {
+            let mut state = self.lock();
+            match state.decide(kid, now) {
+                Decision::Answer(answer) => return answer,
+                Decision::AnswerAndRefresh(answer) => {
+                    self.refresh(&mut state, now);
+                    return answer;
+                }
+                Decision::WaitForFetch => self.fetch(&mut state, now, Some(kid)),
+            }
+        };
+        let _ended = fetch.changed().await;
+        let now = now.later();
+        let mut state = self.lock();
+        state.record_miss(kid, now);
+        state.answer(kid, now)
+    }
+
+    /// Starts a fetch that no request waits for, unless one failed just now.
+    fn refresh(self: &Arc<Self>, state: &mut State, now: Moment) {
+        if !state.holds_back_fetches(now) {
+            self.fetch(state, now, None);
+        }
+    }
+
+    /// Returns the end of the fetch in flight, or of a new one. It runs in a task of its own, so a client that disconnects
+    /// does not cancel it for the others. The task knows which `kid` it was started for, so the cooldown starts even then.
+    fn fetch(self: &Arc<Self>, state: &mut State, began: Moment, wanted: Option<&str>) -> watch::Receiver<()> {
+        if let Some(in_flight) = state.in_flight.as_ref().filter(|fetch| fetch.has_changed().is_ok()) {
+            return in_flight.clone();
+        }
+        let (ends, fetch) = watch::channel(());
+        state.in_flight = Some(fetch.clone());
+        let (shared, wanted) = (Arc::clone(self), wanted.map(String::from));
+        tokio::spawn(async move {
+            let fetched = shared.endpoint.fetch().await;
+            let now = began.later();
+            shared.log(&fetched, now.monotonic - began.monotonic);
+            let keys = fetched.map(|(keys, _)| keys).map_err(drop);
+            shared.lock().end_fetch(keys, wanted.as_deref(), began, now);
+            drop(ends);
+        });
+        fetch
+    }
+
+    fn log(&self, fetched: &Result<(Keys, Vec<SkippedKey>), FetchError>, duration: Duration) {
+        let duration_ms = duration.as_millis() as u64;
+        match fetched {
+            Ok((keys, skipped)) => {
+                log_skipped(skipped);
+                tracing::info!(keys = keys.len(), duration_ms, "fetched the issuer's keys");
+            }
+            Err(error) => {
+                let url = self.endpoint.url_for_log();
+                tracing::warn!(error = chain(error), duration_ms, %url, "failed to fetch the issuer's keys");
+            }
+        }
+    }
+
+    /// A panic elsewhere leaves no half-made state behind, so a poisoned lock is used as it is.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn within_cooldown(event: Option<Instant>, now: Instant) -> bool {
-    event.is_some_and(|event| now < event + COOLDOWN)
+fn log_skipped(skipped: &[SkippedKey]) {
+    for key in skipped.iter().take(MAX_SKIPPED_KEYS_LOGGED) {
+        tracing::info!("{key}");
+    }
+    if let Some(more @ 1..) = skipped.len().checked_sub(MAX_SKIPPED_KEYS_LOGGED) {
+        tracing::info!(more, "more keys are skipped");
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |cause| cause.source())
         .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::sync::LazyLock;
+    use std::time::UNIX_EPOCH;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::tests::jwks;
+
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    /// A moment this many seconds after the start, on both clocks.
+    fn at(seconds: u64) -> Moment {
+        at_clocks(seconds, seconds)
+    }
+
+    fn at_clocks(wall: u64, monotonic: u64) -> Moment {
+        Moment { wall: UNIX_EPOCH + Duration::from_secs(wall), monotonic: *START + Duration::from_secs(monotonic) }
+    }
+
+    fn keys() -> Keys {
+        Keys::parse(jwks(&["key"]).as_bytes()).unwrap().0
+    }
+
+    /// A state whose keys were fetched at the start.
+    fn fetched() -> State {
+        let mut state = State::default();
+        state.end_fetch(Ok(keys()), None, at(0), at(0));
+        state
+    }
+
+    /// The same, and the next fetch failed at this moment.
+    fn failed_at(seconds: u64) -> State {
+        let mut state = fetched();
+        state.end_fetch(Err(()), None, at(seconds), at(seconds));
+        state
+    }
+
+    /// A short name for a decision.
+    fn decision(state: &State, kid: &str, now: Moment) -> String {
+        let name = |answer: Result<Arc<Key>, NoKey>| match answer {
+            Ok(_) => "key".to_owned(),
+            Err(NoKey::Unknown) => "unknown".to_owned(),
+            Err(NoKey::Unavailable { retry_after }) => format!("unavailable for {} s", retry_after.as_secs()),
+        };
+        match state.decide(kid, now) {
+            Decision::Answer(answer) => name(answer),
+            // `Fetched::refresh` asks this, too.
+            Decision::AnswerAndRefresh(answer) if state.holds_back_fetches(now) => name(answer),
+            Decision::AnswerAndRefresh(answer) => format!("{}, and a fetch", name(answer)),
+            Decision::WaitForFetch => "wait".to_owned(),
+        }
+    }
+
+    const MINUTE: u64 = 60;
+
+    #[test]
+    fn keys_serve_for_9_minutes_then_refresh_in_the_background_and_from_10_on_a_request_waits() {
+        let state = fetched();
+        for (seconds, expected) in [
+            (0, "key"),
+            (9 * MINUTE - 1, "key"),
+            (9 * MINUTE, "key, and a fetch"),
+            (10 * MINUTE - 1, "key, and a fetch"),
+            (10 * MINUTE, "wait"),
+            (59 * MINUTE, "wait"),
+            (24 * 60 * MINUTE, "wait"),
+        ] {
+            assert_eq!(decision(&state, "key", at(seconds)), expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn age_is_what_the_clock_that_says_more_says() {
+        let state = fetched();
+        for (wall, monotonic) in [(2 * 60 * MINUTE, 1), (1, 2 * 60 * MINUTE)] {
+            assert_eq!(decision(&state, "key", at_clocks(wall, monotonic)), "wait");
+            assert!(state.usable(at_clocks(wall, monotonic)).is_none());
+        }
+        // A wall clock that was set back.
+        let mut state = State::default();
+        state.end_fetch(Ok(keys()), None, at_clocks(5000, 0), at_clocks(5000, 0));
+        assert_eq!(decision(&state, "key", at_clocks(1000, 11 * MINUTE)), "wait");
+    }
+
+    #[test]
+    fn old_keys_serve_if_the_fetch_fails_for_at_most_60_minutes() {
+        let state = failed_at(59 * MINUTE);
+        assert!(state.answer("key", at(60 * MINUTE - 1)).is_ok());
+        assert_eq!(state.answer("key", at(60 * MINUTE)).unwrap_err(), state.no_key(at(60 * MINUTE)));
+        assert!(matches!(state.no_key(at(60 * MINUTE)), NoKey::Unavailable { .. }));
+    }
+
+    #[test]
+    fn an_outage_delays_requests_once() {
+        let state = failed_at(20 * MINUTE);
+        for (seconds, expected) in
+            [(0, "key"), (29, "key"), (30, "key, and a fetch"), (59, "key, and a fetch"), (60, "wait")]
+        {
+            assert_eq!(decision(&state, "key", at(20 * MINUTE + seconds)), expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_failed_attempt_at_minute_9_does_not_excuse_a_request_at_minute_59() {
+        assert_eq!(decision(&failed_at(9 * MINUTE), "key", at(59 * MINUTE)), "wait");
+    }
+
+    #[test]
+    fn without_keys_a_failed_fetch_holds_back_the_next_for_1_s_then_longer_up_to_30() {
+        let (mut state, mut now) = (State::default(), 0);
+        assert_eq!(decision(&state, "key", at(now)), "wait");
+        for hold_back in [1, 2, 4, 8, 16, 30, 30] {
+            state.end_fetch(Err(()), Some("key"), at(now), at(now));
+            assert_eq!(decision(&state, "key", at(now)), format!("unavailable for {hold_back} s"));
+            assert_eq!(decision(&state, "key", at(now + hold_back - 1)), "unavailable for 1 s");
+            now += hold_back;
+            assert_eq!(decision(&state, "key", at(now)), "wait");
+        }
+        state.end_fetch(Ok(keys()), None, at(now), at(now));
+        // The next outage starts anew.
+        now += 61 * MINUTE;
+        state.end_fetch(Err(()), None, at(now), at(now));
+        assert_eq!(decision(&state, "key", at(now)), "unavailable for 1 s");
+    }
+
+    #[test]
+    fn an_unknown_kid_causes_a_fetch_and_then_a_cooldown_of_30_s() {
+        let mut state = fetched();
+        assert_eq!(decision(&state, "other", at(1)), "wait");
+        state.end_fetch(Ok(keys()), Some("other"), at(1), at(1));
+        for kid in ["other", "another"] {
+            assert_eq!(decision(&state, kid, at(30)), "unknown");
+            assert_eq!(decision(&state, kid, at(31)), "wait");
+        }
+        assert_eq!(decision(&state, "key", at(2)), "key");
+    }
+
+    #[test]
+    fn an_unknown_kid_is_unavailable_if_the_last_fetch_failed() {
+        let mut state = fetched();
+        state.end_fetch(Err(()), Some("other"), at(1), at(1));
+        assert_eq!(decision(&state, "other", at(1)), "unavailable for 30 s");
+        assert_eq!(decision(&state, "other", at(30)), "unavailable for 1 s");
+        assert_eq!(decision(&state, "other", at(31)), "wait");
+        // The failure of a background fetch holds back fetches for unknown `kid`s, too.
+        assert_eq!(decision(&failed_at(9 * MINUTE), "other", at(9 * MINUTE + 29)), "unavailable for 1 s");
+        assert_eq!(decision(&failed_at(9 * MINUTE), "other", at(9 * MINUTE + 30)), "wait");
+    }
+
+    #[test]
+    fn unknown_kids_do_not_keep_old_keys_from_being_refreshed() {
+        let mut state = fetched();
+        state.record_miss("other", at(11 * MINUTE));
+        assert_eq!(decision(&state, "other", at(11 * MINUTE)), "unknown, and a fetch");
+    }
+
+    #[test]
+    fn a_miss_without_keys_says_nothing_about_the_kid() {
+        let mut state = State::default();
+        state.end_fetch(Err(()), Some("key"), at(0), at(0));
+        state.end_fetch(Ok(keys()), None, at(1), at(1));
+        assert_eq!(decision(&state, "other", at(2)), "wait");
+    }
+
+    /// Serves these answers, one a connection, and hands out the head of each request before it answers.
+    async fn issuer(
+        answers: Vec<String>,
+    ) -> (String, tokio::sync::mpsc::UnboundedReceiver<(String, TcpStream, String)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let (requests, received) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                requests.send((String::from_utf8(head).unwrap(), stream, answer)).unwrap();
+            }
+        });
+        (url, received)
+    }
+
+    fn ok(document: &str) -> String {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{document}", document.len())
+    }
+
+    fn now() -> SystemTime {
+        SystemTime::now()
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_share_one_fetch_even_if_the_first_leaves() {
+        let (url, mut requests) = issuer(vec![ok(&jwks(&["key"]))]).await;
+        let keys = KeySet::from_url(&url).unwrap();
+        let waits = |kid: &'static str| {
+            let keys = keys.clone();
+            tokio::spawn(async move { keys.key(kid, now()).await.map(|key| key.kid().to_owned()) })
+        };
+        let first = waits("key");
+        let (head, mut stream, answer) = requests.recv().await.unwrap();
+        let head = head.to_lowercase();
+        assert!(head.starts_with("get /keys http/1.1\r\n"), "{head}");
+        assert!(head.contains("user-agent: vercel-oidc-verifier/") && head.contains("accept-encoding: identity"));
+        first.abort();
+        let others = [waits("key"), waits("other")];
+        tokio::task::yield_now().await;
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let [key, other] = others;
+        assert_eq!(key.await.unwrap().as_deref(), Ok("key"));
+        assert_eq!(other.await.unwrap(), Err(NoKey::Unknown));
+        assert!(keys.ready(now()).await);
+    }
+
+    #[tokio::test]
+    async fn a_bad_document_never_replaces_good_keys() {
+        let good = ok(&jwks(&["key"]));
+        for (bad, reason) in [
+            (ok("{}"), "not a JSON object with an array"),
+            (ok(r#"{"keys":[{"kty":"RSA","kid":"","n":"AQ","e":"AQAB"}]}"#), "has no `kid`"),
+            ("HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n".to_owned(), "status 500"),
+            ("HTTP/1.1 302 X\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n".to_owned(), "status 302"),
+            (good.replace("\r\n\r\n", "\r\ncontent-encoding: gzip\r\n\r\n"), "`Content-Encoding`"),
+            (ok(&format!("{}{}", jwks(&["key"]), " ".repeat(256 * 1024))), "larger than 262144 bytes"),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}".to_owned(), "no answer"),
+        ] {
+            let (url, mut requests) = issuer(vec![good.clone(), bad.clone(), bad]).await;
+            tokio::spawn(async move {
+                while let Some((_, mut stream, answer)) = requests.recv().await {
+                    // The other end closes early if the document is too large.
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+            let fetched = Arc::new(Fetched { endpoint: Endpoint::new(&url).unwrap(), state: Mutex::default() });
+            assert!(fetched.key("key", Moment::at(now())).await.is_ok());
+            let other = fetched.key("other", Moment::at(now())).await;
+            assert!(matches!(other, Err(NoKey::Unavailable { .. })), "{other:?}");
+            assert!(fetched.key("key", Moment::at(now())).await.is_ok());
+            let error = fetched.endpoint.fetch().await.map(drop).unwrap_err();
+            assert!(chain(&error).contains(reason), "{}", chain(&error));
+            assert!(!chain(&error).contains(&url), "{}", chain(&error));
+        }
+    }
+
+    #[tokio::test]
+    async fn after_an_idle_hour_ready_fetches_and_waits() {
+        let answer = ok(&jwks(&["key"]));
+        let (url, mut requests) = issuer(vec![answer.clone(), answer]).await;
+        tokio::spawn(async move {
+            while let Some((_, mut stream, answer)) = requests.recv().await {
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let keys = KeySet::from_url(&url).unwrap();
+        assert!(keys.ready(now()).await);
+        assert!(keys.ready(now() + Duration::from_secs(2 * 60 * MINUTE)).await);
+    }
+
+    #[tokio::test]
+    async fn ready_is_false_while_the_backoff_lasts_and_says_how_long() {
+        // Nothing listens there.
+        let keys = KeySet::from_url("http://127.0.0.1:9/").unwrap();
+        assert!(!keys.ready(now()).await);
+        assert!(!keys.ready(now()).await);
+        assert!(keys.retry_after(now()) <= FIRST_BACKOFF);
+        assert!(matches!(keys.key("key", now()).await, Err(NoKey::Unavailable { .. })));
+    }
 }

@@ -1,14 +1,13 @@
-//! An accepted subject: one, or with `*` in it a family of them.
+//! An accepted subject: one, or with `*` a family of subjects.
 //!
-//! A pure comparison of text. A pattern never says more than it seems to, whatever names the other side chooses.
+//! Pure comparisons of text.
 
-/// An accepted `sub`, in which `*` stands for one or more characters other than `:`.
+/// An accepted `sub`. `*` matches one or more characters other than `:`.
 ///
-/// Since `*` never crosses a `:`, a pattern for one project can't be stretched over another field by a cleverly chosen
-/// name.
+/// A `*` never crosses a `:`, so a name that a stranger chooses can't fill two fields of a pattern.
 ///
 /// ```
-/// use backend::oidc::Subject;
+/// use vercel_oidc_verifier::Subject;
 ///
 /// let any_preview = Subject::new("owner:acme:project:*:environment:preview");
 /// assert!(any_preview.matches("owner:acme:project:shop:environment:preview"));
@@ -19,27 +18,27 @@
 pub struct Subject(String);
 
 impl Subject {
-    /// Takes the pattern as it is written in `OIDC_SUBJECT`.
+    /// Makes a subject of a pattern.
     pub fn new(pattern: impl Into<String>) -> Self {
         Self(pattern.into())
     }
 
-    /// The `sub` of one project's tokens in one environment.
+    /// Makes the `sub` of one project's tokens in one environment.
     pub fn of(team: &str, project: &str, environment: &str) -> Self {
         Self(format!("owner:{team}:project:{project}:environment:{environment}"))
     }
 
-    /// The pattern as it was written.
+    /// The pattern as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the pattern holds a `*`, and so accepts more than one subject.
+    /// Whether the pattern has a `*`, so that it matches more than one subject.
     pub fn is_wildcard(&self) -> bool {
         self.0.contains('*')
     }
 
-    /// Whether a token's `sub` is this one.
+    /// Whether a token's `sub` matches.
     pub fn matches(&self, sub: &str) -> bool {
         if !self.is_wildcard() {
             return self.0 == sub;
@@ -50,7 +49,7 @@ impl Subject {
     }
 }
 
-/// Linear in the value's length: taking each literal at its first place leaves the most for those after it.
+/// Linear in the length of the value: each literal is taken at its first place, which leaves the most for the next.
 fn field_matches(pattern: &str, value: &str) -> bool {
     let mut literals = pattern.split('*');
     let Some(mut rest) = literals.next().and_then(|first| value.strip_prefix(first)) else {
@@ -103,9 +102,9 @@ mod tests {
         }
     }
 
-    /// A pattern that backtracks would not end before the test's patience does.
+    /// With a pattern matcher that backtracks, this test would not end.
     #[test]
-    fn a_pattern_takes_no_time_to_speak_of() {
+    fn a_pattern_is_matched_in_linear_time() {
         let (pattern, sub) = ("*a".repeat(2000) + "b", "a".repeat(8000));
         assert!(!Subject::new(pattern).matches(&sub));
     }

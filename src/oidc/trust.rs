@@ -1,175 +1,214 @@
-//! Whom this API trusts: which issuer, audience and subjects it accepts, and at what time.
+//! Whom this API trusts: which issuer, audience, time and subject it accepts.
 //!
-//! Pure functions of the claims, the rules and the time given. [`Trust::judge`] assumes that the claims come from a
-//! verified signature, which [`Verifier`](super::Verifier) sees to. Rules: RFC 7519, section 4.1; names:
-//! <https://vercel.com/docs/oidc/reference>.
+//! Pure functions of the claims, the rules and the time given. The claims come from a verified signature: [`Claims`] of
+//! any other origin don't exist. Rules: RFC 7519, section 4.1. Names: <https://vercel.com/docs/oidc/reference>.
 
 use std::fmt;
+use std::slice::from_ref;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::claims::Claims;
-use super::subject::Subject;
-use super::{Forbidden, Invalid, VerifyError};
+use crate::claims::Claims;
+use crate::error::{Forbidden, Invalid, VerifyError};
+use crate::subject::Subject;
 
-/// Vercel's issuer in global mode; in team mode the team's slug follows after a slash.
+/// Vercel's issuer in global mode. In team mode, a slash and the team's slug follow.
 pub const VERCEL_ISSUER: &str = "https://oidc.vercel.com";
+
+const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 
 /// What a token must say to be accepted.
 ///
-/// [`Trust::project`] makes the usual rules. All others are spelled out:
-///
 /// ```
-/// use backend::oidc::{Subject, Trust, Trusted};
-/// use std::time::Duration;
+/// use vercel_oidc_verifier::{Subject, Trust};
 ///
-/// let trust = Trust {
-///     who: Trusted::Subjects {
-///         issuer: "https://oidc.vercel.com/acme".into(),
-///         audiences: vec!["https://api.example.com".into()],
-///         subjects: vec![Subject::of("acme", "shop", "production"), Subject::new("owner:acme:project:admin-*:environment:preview")],
-///         owner_ids: None,
-///         project_ids: None,
-///     },
-///     leeway: Duration::from_secs(30),
-/// };
-/// assert!(trust.to_string().contains("owner:acme:project:shop:environment:production"));
+/// // One project in production. Names can change hands, so the team's id is checked, too.
+/// let trust = Trust::project("acme", "storefront", "production").with_owner_ids(["team_7Gw5ZMzpQA8h90F832KGp7nw"]);
+/// assert!(!trust.rests_on_names());
+///
+/// // Anything else: one issuer, its audiences, its subjects.
+/// let trust = Trust::issuer(
+///     "https://oidc.vercel.com/acme",
+///     ["https://api.example.com"],
+///     [Subject::of("acme", "storefront", "production"), Subject::new("owner:acme:project:admin-*:environment:preview")],
+/// );
+/// assert!(trust.rests_on_names());
 /// ```
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// The accepted callers.
-    pub who: Trusted,
-    /// The clock skew allowed on `exp`, `nbf` and `iat`.
-    pub leeway: Duration,
+    callers: Callers,
+    /// Accepted `owner_id` claims; `None` accepts any.
+    owner_ids: Option<Vec<String>>,
+    /// Accepted `project_id` claims; `None` accepts any.
+    project_ids: Option<Vec<String>>,
+    leeway: Duration,
 }
 
-/// The two ways to say who is accepted.
 #[derive(Clone, Debug)]
-pub enum Trusted {
-    /// Callers named by the claims of their tokens. An empty list accepts nobody.
-    Subjects {
-        /// The one accepted `iss`, exactly.
-        issuer: String,
-        /// The accepted `aud` values.
-        audiences: Vec<String>,
-        /// The accepted `sub` values.
-        subjects: Vec<Subject>,
-        /// If given, `owner_id` must be one of these.
-        owner_ids: Option<Vec<String>>,
-        /// If given, `project_id` must be one of these.
-        project_ids: Option<Vec<String>>,
-    },
-    /// The same project in the same environment, whatever its team: both ends in one deployment.
-    SameProject {
-        /// What the `project_id` claim must be: ids are unique over all of Vercel, so this names the team as well.
-        project_id: String,
-        /// What the `environment` claim must be.
-        environment: String,
-    },
+enum Callers {
+    /// Callers of one issuer. An empty list accepts no token.
+    Named { issuer: String, audiences: Vec<String>, subjects: Vec<Subject> },
+    /// One project in one environment, whatever its team and its name.
+    SameProject { project_id: String, environment: String },
 }
 
 impl Trust {
-    /// Trusts one project in one environment: in team issuer mode, with Vercel's own audience and 30 s of leeway.
+    /// Trusts one project in one environment: in team issuer mode, with Vercel's default audience.
     pub fn project(team: &str, project: &str, environment: &str) -> Self {
-        Self {
-            who: Trusted::Subjects {
-                issuer: vercel_issuer(team),
-                audiences: vec![vercel_audience(team)],
-                subjects: vec![Subject::of(team, project, environment)],
-                owner_ids: None,
-                project_ids: None,
-            },
-            leeway: Duration::from_secs(30),
+        Self::issuer(vercel_issuer(team), [vercel_audience(team)], [Subject::of(team, project, environment)])
+    }
+
+    /// Trusts the tokens of one issuer that are for one of these audiences and about one of these subjects.
+    pub fn issuer(
+        issuer: impl Into<String>,
+        audiences: impl IntoIterator<Item = impl Into<String>>,
+        subjects: impl IntoIterator<Item = Subject>,
+    ) -> Self {
+        Self::new(Callers::Named {
+            issuer: issuer.into(),
+            audiences: strings(audiences),
+            subjects: subjects.into_iter().collect(),
+        })
+    }
+
+    /// Trusts the tokens of one project in one environment, both ends being in one deployment. Ids are unique at Vercel, so
+    /// the team follows from the project's id: its issuer may be in team or global mode, and its audience is the default.
+    pub fn same_project(project_id: impl Into<String>, environment: impl Into<String>) -> Self {
+        Self::new(Callers::SameProject { project_id: project_id.into(), environment: environment.into() })
+    }
+
+    fn new(callers: Callers) -> Self {
+        Self { callers, owner_ids: None, project_ids: None, leeway: DEFAULT_LEEWAY }
+    }
+
+    /// Also requires the `owner_id` claim to be one of these.
+    #[must_use]
+    pub fn with_owner_ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { owner_ids: Some(strings(ids)), ..self }
+    }
+
+    /// Also requires the `project_id` claim to be one of these.
+    #[must_use]
+    pub fn with_project_ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { project_ids: Some(strings(ids)), ..self }
+    }
+
+    /// Changes the clock skew that is allowed for `exp`, `nbf` and `iat`: 30 s by default.
+    #[must_use]
+    pub fn with_leeway(self, leeway: Duration) -> Self {
+        Self { leeway, ..self }
+    }
+
+    /// Whether no id is checked. A team slug or a project name that is given up can be taken by a stranger, whose tokens then
+    /// have the same `iss`, `aud` and `sub`.
+    pub fn rests_on_names(&self) -> bool {
+        match self.callers {
+            Callers::Named { .. } => self.owner_ids.is_none() && self.project_ids.is_none(),
+            Callers::SameProject { .. } => false,
         }
     }
 
-    /// Decides whether these claims are accepted at this time: first those that make a token valid, then those that say
-    /// whose it is.
-    ///
-    /// # Errors
-    ///
-    /// [`VerifyError::Invalid`] where `iss`, `aud`, `exp`, `nbf` or `iat` is not as it must be;
-    /// [`VerifyError::Forbidden`] where the token is valid but its holder is not among those accepted.
-    pub fn judge(&self, claims: &Claims, now: SystemTime) -> Result<(), VerifyError> {
-        self.judge_issuer(claims)?;
-        self.judge_audience(claims)?;
-        self.judge_time(claims, now)?;
-        Ok(self.judge_caller(claims)?)
+    /// The accepted subjects. There are none in same-project mode, which does not look at `sub`.
+    pub fn subjects(&self) -> &[Subject] {
+        match &self.callers {
+            Callers::Named { subjects, .. } => subjects,
+            Callers::SameProject { .. } => &[],
+        }
     }
 
-    fn judge_issuer(&self, claims: &Claims) -> Result<(), Invalid> {
-        let found = claims.iss.as_deref();
-        let expected = match &self.who {
-            Trusted::Subjects { issuer, .. } if found == Some(issuer) => return Ok(()),
-            Trusted::SameProject { .. } if found.is_some_and(is_vercel_issuer) => return Ok(()),
-            Trusted::Subjects { issuer, .. } => issuer.clone(),
-            Trusted::SameProject { .. } => vercel_issuer("TEAM"),
+    /// Decides whether these claims are accepted: first whether the token is valid here, then whether its holder is trusted.
+    pub(crate) fn check(&self, claims: &Claims, now: SystemTime) -> Result<(), VerifyError> {
+        self.check_issuer(claims)?;
+        self.check_audience(claims)?;
+        self.check_time(claims, now)?;
+        Ok(self.check_caller(claims)?)
+    }
+
+    fn check_issuer(&self, claims: &Claims) -> Result<(), Invalid> {
+        let (is_accepted, accepted) = match &self.callers {
+            Callers::Named { issuer, .. } => (claims.iss() == Some(issuer), issuer.clone()),
+            Callers::SameProject { .. } => (claims.iss().is_some_and(is_vercel_issuer), vercel_issuer("TEAM")),
         };
-        Err(Invalid::Issuer { found: claims.iss.clone(), expected })
+        let refusal = || Invalid::Issuer { found: claims.iss().map(String::from), accepted };
+        if is_accepted { Ok(()) } else { Err(refusal()) }
     }
 
-    fn judge_audience(&self, claims: &Claims) -> Result<(), Invalid> {
+    fn check_audience(&self, claims: &Claims) -> Result<(), Invalid> {
         let of_owner;
-        let accepted = match &self.who {
-            Trusted::Subjects { audiences, .. } => audiences.as_slice(),
-            Trusted::SameProject { .. } => {
-                let owner = claims.owner.as_ref().filter(|owner| !owner.is_empty());
-                of_owner = owner.map(|owner| vercel_audience(owner));
+        let accepted = match &self.callers {
+            Callers::Named { audiences, .. } => audiences.as_slice(),
+            Callers::SameProject { .. } => {
+                of_owner = claims.owner().filter(|owner| !owner.is_empty()).map(vercel_audience);
                 of_owner.as_slice()
             }
         };
-        if claims.aud.iter().any(|found| accepted.iter().any(|audience| audience == found)) {
+        if claims.aud().iter().any(|found| accepted.contains(found)) {
             return Ok(());
         }
-        let found = claims.aud.iter().collect::<Vec<_>>().join(", ");
-        Err(Invalid::Audience { found, expected: accepted.join(", ") })
+        Err(Invalid::Audience { found: claims.aud().join(", "), accepted: accepted.join(", ") })
     }
 
-    pub(super) fn judge_time(&self, claims: &Claims, now: SystemTime) -> Result<(), Invalid> {
-        // A clock that is set before 1970 reads as 1970, when no token was good that says from when it is.
+    pub(crate) fn check_time(&self, claims: &Claims, now: SystemTime) -> Result<(), Invalid> {
+        // A clock before 1970 reads as 1970. Vercel's tokens have `nbf`, so they are not valid then.
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let leeway = self.leeway.as_secs_f64();
-        let exp = claims.exp.ok_or(Invalid::NoExpiry)?;
+        let exp = claims.exp().ok_or(Invalid::NoExpiry)?;
         if exp <= now - leeway {
             return Err(Invalid::Expired { seconds_ago: now - exp });
         }
-        if let Some(nbf) = claims.nbf.filter(|nbf| *nbf > now + leeway) {
+        if let Some(nbf) = claims.nbf().filter(|nbf| *nbf > now + leeway) {
             return Err(Invalid::NotYetValid { seconds_ahead: nbf - now });
         }
-        if let Some(iat) = claims.iat.filter(|iat| *iat > now + leeway) {
+        if let Some(iat) = claims.iat().filter(|iat| *iat > now + leeway) {
             return Err(Invalid::IssuedInTheFuture { seconds_ahead: iat - now });
         }
         Ok(())
     }
 
-    fn judge_caller(&self, claims: &Claims) -> Result<(), Forbidden> {
-        match &self.who {
-            Trusted::Subjects { subjects, owner_ids, project_ids, .. } => {
-                if !claims.sub.as_ref().is_some_and(|found| subjects.iter().any(|subject| subject.matches(found))) {
-                    let expected = subjects.iter().map(Subject::as_str).collect::<Vec<_>>().join(", ");
-                    return Err(Forbidden { claim: "sub", found: claims.sub.clone(), expected });
+    fn check_caller(&self, claims: &Claims) -> Result<(), Forbidden> {
+        match &self.callers {
+            Callers::Named { subjects, .. } => {
+                if !claims.sub().is_some_and(|sub| subjects.iter().any(|subject| subject.matches(sub))) {
+                    let accepted = subjects.iter().map(Subject::as_str).collect::<Vec<_>>().join(", ");
+                    return Err(Forbidden { claim: "sub", found: claims.sub().map(String::from), accepted });
                 }
-                one_of("owner_id", claims.owner_id.as_deref(), owner_ids.as_deref())?;
-                one_of("project_id", claims.project_id.as_deref(), project_ids.as_deref())
             }
-            Trusted::SameProject { project_id, environment } => {
-                one_of("project_id", claims.project_id.as_deref(), Some(std::slice::from_ref(project_id)))?;
-                one_of("environment", claims.environment.as_deref(), Some(std::slice::from_ref(environment)))
+            Callers::SameProject { project_id, environment } => {
+                check_one_of("project_id", claims.project_id(), from_ref(project_id))?;
+                check_one_of("environment", claims.environment(), from_ref(environment))?;
             }
         }
+        for (claim, found, accepted) in
+            [("owner_id", claims.owner_id(), &self.owner_ids), ("project_id", claims.project_id(), &self.project_ids)]
+        {
+            if let Some(accepted) = accepted {
+                check_one_of(claim, found, accepted)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Who issues a team's tokens in team issuer mode.
+fn check_one_of(claim: &'static str, found: Option<&str>, accepted: &[String]) -> Result<(), Forbidden> {
+    if found.is_some_and(|found| accepted.iter().any(|one| one == found)) {
+        return Ok(());
+    }
+    Err(Forbidden { claim, found: found.map(String::from), accepted: accepted.join(", ") })
+}
+
+fn strings(texts: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
+    texts.into_iter().map(Into::into).collect()
+}
+
+/// A team's issuer in team issuer mode.
 pub fn vercel_issuer(team: &str) -> String {
     format!("{VERCEL_ISSUER}/{team}")
 }
 
-/// Whom a team's tokens are for, unless they were exchanged.
+/// The audience of a team's tokens, unless they were exchanged for another.
 pub fn vercel_audience(team: &str) -> String {
     format!("https://vercel.com/{team}")
 }
 
-/// `https://oidc.vercel.com`, or that, a slash and a team's slug.
 fn is_vercel_issuer(issuer: &str) -> bool {
     issuer
         .strip_prefix(VERCEL_ISSUER)
@@ -181,36 +220,24 @@ pub fn is_slug(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-fn one_of(claim: &'static str, found: Option<&str>, accepted: Option<&[String]>) -> Result<(), Forbidden> {
-    match accepted {
-        Some(accepted) if !found.is_some_and(|found| accepted.iter().any(|one| one == found)) => {
-            Err(Forbidden { claim, found: found.map(String::from), expected: accepted.join(", ") })
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// In words, for the operator: whom the settings trust.
+/// Describes the rules, for the operator.
 impl fmt::Display for Trust {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.who {
-            Trusted::Subjects { issuer, audiences, subjects, owner_ids, project_ids } => {
-                let subjects = subjects.iter().map(Subject::as_str).collect::<Vec<_>>().join(" or ");
-                write!(out, "tokens from `{issuer}` for `{}` about `{subjects}`", audiences.join(" or "))?;
-                for (claim, accepted) in [("owner_id", owner_ids), ("project_id", project_ids)] {
-                    if let Some(accepted) = accepted {
-                        write!(out, ", with {claim} `{}`", accepted.join(" or "))?;
-                    }
-                }
-                Ok(())
+        match &self.callers {
+            Callers::Named { issuer, audiences, subjects } => {
+                let subjects = subjects.iter().map(Subject::as_str).collect::<Vec<_>>().join("` or `");
+                write!(out, "tokens from `{issuer}` for `{}` about `{subjects}`", audiences.join("` or `"))?;
             }
-            Trusted::SameProject { project_id, environment } => {
-                write!(
-                    out,
-                    "tokens from Vercel with project_id `{project_id}` and environment `{environment}`: this very project's"
-                )
+            Callers::SameProject { project_id, environment } => {
+                write!(out, "tokens of this project, `{project_id}`, in its environment `{environment}`")?;
             }
         }
+        for (claim, accepted) in [("owner_id", &self.owner_ids), ("project_id", &self.project_ids)] {
+            if let Some(accepted) = accepted {
+                write!(out, ", with {claim} `{}`", accepted.join("` or `"))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -218,105 +245,159 @@ impl fmt::Display for Trust {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     use serde_json::{Value, json};
 
     use super::*;
 
     const NOW: u64 = 1_790_000_000;
 
-    fn same_project() -> Trusted {
-        Trusted::SameProject { project_id: "prj_1".into(), environment: "preview".into() }
+    fn project() -> Trust {
+        Trust::project("acme", "shop", "production").with_leeway(Duration::ZERO)
     }
 
-    /// Judges the claims of a good token, but for these, at `NOW` and half a second.
-    fn judge(who: Trusted, leeway: u64, changes: &[(&str, Value)]) -> Result<(), VerifyError> {
+    fn same_project() -> Trust {
+        Trust::same_project("prj_1", "production").with_leeway(Duration::ZERO)
+    }
+
+    /// Checks the claims of an accepted token with these changes, half a second after `NOW`; `null` removes a claim.
+    fn check(trust: &Trust, changes: &[(&str, Value)]) -> Result<(), VerifyError> {
+        let now = UNIX_EPOCH + Duration::from_millis(NOW * 1000 + 500);
+        trust.check(&claims(changes), now)
+    }
+
+    fn claims(changes: &[(&str, Value)]) -> Claims {
         let mut claims = json!({
             "iss": "https://oidc.vercel.com/acme",
             "aud": "https://vercel.com/acme",
             "sub": "owner:acme:project:shop:environment:production",
             "exp": NOW + 1000,
             "owner": "acme",
+            "owner_id": "team_1",
             "project_id": "prj_1",
-            "environment": "preview",
+            "environment": "production",
         });
         for (name, value) in changes {
             claims[name] = value.clone();
         }
         claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-        let claims = serde_json::from_value(claims).unwrap();
-        let now = UNIX_EPOCH + Duration::from_millis(NOW * 1000 + 500);
-        Trust { who, leeway: Duration::from_secs(leeway) }.judge(&claims, now)
+        Claims::from_signed(BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()).as_bytes()).unwrap()
     }
 
-    fn judge_time(leeway: u64, claim: &str, time: f64) -> Result<(), VerifyError> {
-        judge(Trust::project("acme", "shop", "production").who, leeway, &[(claim, json!(time))])
+    #[track_caller]
+    fn is_forbidden(trust: &Trust, claim: &str, value: Value) {
+        let error = check(trust, &[(claim, value.clone())]).unwrap_err();
+        assert!(matches!(&error, VerifyError::Forbidden(forbidden) if forbidden.claim == claim), "{value}: {error}");
     }
 
     #[test]
-    fn each_time_is_judged_to_the_limit_of_the_leeway() {
+    fn each_time_counts_to_the_limit_of_the_leeway() {
         let now = NOW as f64 + 0.5;
-        for leeway in [0, 30, 300] {
-            let (oldest, newest) = (now - leeway as f64, now + leeway as f64);
-            assert!(judge_time(leeway, "exp", oldest + 0.001).is_ok());
+        for seconds in [0, 30, 300] {
+            let trust = project().with_leeway(Duration::from_secs(seconds));
+            let check = |claim: &str, time: f64| check(&trust, &[(claim, json!(time))]);
+            let (oldest, newest) = (now - seconds as f64, now + seconds as f64);
+            assert_eq!(check("exp", oldest + 0.001), Ok(()));
             for exp in [oldest, oldest - 0.001] {
-                let error = judge_time(leeway, "exp", exp).unwrap_err();
-                assert!(matches!(error, VerifyError::Invalid(Invalid::Expired { .. })), "{error}");
+                assert!(matches!(check("exp", exp), Err(VerifyError::Invalid(Invalid::Expired { .. }))), "{exp}");
             }
             for claim in ["nbf", "iat"] {
-                assert!(judge_time(leeway, claim, newest).is_ok());
-                let error = judge_time(leeway, claim, newest + 0.001).unwrap_err();
-                match error {
-                    VerifyError::Invalid(Invalid::NotYetValid { .. }) => assert_eq!(claim, "nbf"),
-                    VerifyError::Invalid(Invalid::IssuedInTheFuture { .. }) => assert_eq!(claim, "iat"),
-                    other => unreachable!("{other}"),
-                }
+                assert_eq!(check(claim, newest), Ok(()));
             }
+            let late = newest + 0.001;
+            assert!(matches!(check("nbf", late), Err(VerifyError::Invalid(Invalid::NotYetValid { .. }))));
+            assert!(matches!(check("iat", late), Err(VerifyError::Invalid(Invalid::IssuedInTheFuture { .. }))));
         }
+        assert_eq!(check(&project(), &[("exp", Value::Null)]), Err(Invalid::NoExpiry.into()));
     }
 
     #[test]
-    fn before_1970_no_token_is_good_that_says_from_when_it_is() {
-        let claims = serde_json::from_value(json!({
-            "iss": "https://oidc.vercel.com/acme", "aud": "https://vercel.com/acme", "exp": NOW, "nbf": NOW,
-            "sub": "owner:acme:project:shop:environment:production",
-        }));
-        let error = Trust::project("acme", "shop", "production")
-            .judge(&claims.unwrap(), UNIX_EPOCH - Duration::from_secs(1))
-            .unwrap_err();
+    fn a_clock_before_1970_reads_as_1970() {
+        let error = project().check(&claims(&[("nbf", json!(NOW))]), UNIX_EPOCH - Duration::from_secs(1)).unwrap_err();
         assert!(matches!(error, VerifyError::Invalid(Invalid::NotYetValid { .. })), "{error}");
     }
 
     #[test]
+    fn a_project_is_trusted_by_its_exact_issuer_audience_and_subject() {
+        assert_eq!(check(&project(), &[]), Ok(()));
+        // Without the claims that only Vercel's tokens have, the rules are as strict.
+        let bare = ["owner", "owner_id", "project_id", "environment"].map(|name| (name, Value::Null));
+        assert_eq!(check(&project(), &bare), Ok(()));
+        for issuer in [json!("https://oidc.vercel.com"), json!("https://oidc.vercel.com/acme/"), json!(""), Value::Null]
+        {
+            let error = check(&project(), &[("iss", issuer.clone())]).unwrap_err();
+            assert!(matches!(error, VerifyError::Invalid(Invalid::Issuer { .. })), "{issuer}: {error}");
+        }
+        for audience in [json!("https://vercel.com/acm"), json!("https://vercel.com/acme/"), json!([]), Value::Null] {
+            let error = check(&project(), &[("aud", audience.clone())]).unwrap_err();
+            assert!(matches!(error, VerifyError::Invalid(Invalid::Audience { .. })), "{audience}: {error}");
+        }
+        for subject in [
+            json!("owner:acme:project:shop:environment:preview"),
+            json!("owner:acme:project:shop:environment:production2"),
+            json!("owner:Acme:project:shop:environment:production"),
+            json!(""),
+            Value::Null,
+        ] {
+            is_forbidden(&project(), "sub", subject);
+        }
+    }
+
+    #[test]
+    fn an_empty_list_accepts_no_token() {
+        let nothing = || Vec::<String>::new();
+        let subject = || [Subject::of("acme", "shop", "production")];
+        assert!(check(&Trust::issuer("https://oidc.vercel.com/acme", nothing(), subject()), &[]).is_err());
+        assert!(check(&Trust::issuer("https://oidc.vercel.com/acme", ["https://vercel.com/acme"], []), &[]).is_err());
+        assert!(check(&project().with_owner_ids(nothing()), &[]).is_err());
+        assert!(check(&project().with_project_ids(nothing()), &[]).is_err());
+    }
+
+    #[test]
+    fn ids_are_required_in_both_modes() {
+        for trust in [project(), same_project()] {
+            let trust = trust.with_owner_ids(["team_1", "team_2"]).with_project_ids(["prj_1"]);
+            assert_eq!(check(&trust, &[("owner_id", json!("team_2"))]), Ok(()));
+            for (claim, value) in [
+                ("owner_id", json!("team_3")),
+                ("owner_id", Value::Null),
+                ("project_id", json!("prj_2")),
+                ("project_id", Value::Null),
+            ] {
+                is_forbidden(&trust, claim, value);
+            }
+            assert!(!trust.rests_on_names());
+        }
+        assert!(project().rests_on_names() && !same_project().rests_on_names());
+    }
+
+    #[test]
     fn same_project_mode_trusts_its_own_project_and_environment() {
-        assert!(judge(same_project(), 0, &[]).is_ok());
-        // Whatever the subject says, and whichever team it is: the project's id says it all.
-        assert!(judge(same_project(), 0, &[("sub", json!("owner:x"))]).is_ok());
-        assert!(judge(same_project(), 0, &[("sub", Value::Null)]).is_ok());
-        let other_team = [
+        assert_eq!(check(&same_project(), &[]), Ok(()));
+        for subject in [json!("owner:x"), Value::Null] {
+            assert_eq!(check(&same_project(), &[("sub", subject)]), Ok(()));
+        }
+        let renamed = [
             ("iss", json!("https://oidc.vercel.com/other")),
-            ("owner", json!("b")),
-            ("aud", json!("https://vercel.com/b")),
+            ("owner", json!("other")),
+            ("aud", json!("https://vercel.com/other")),
         ];
-        assert!(judge(same_project(), 0, &other_team).is_ok());
+        assert_eq!(check(&same_project(), &renamed), Ok(()));
         for (claim, value) in [
             ("project_id", json!("prj_2")),
             ("project_id", json!("prj_1 ")),
             ("project_id", Value::Null),
-            ("environment", json!("production")),
+            ("environment", json!("preview")),
             ("environment", Value::Null),
         ] {
-            let error = judge(same_project(), 0, &[(claim, value.clone())]).unwrap_err();
-            assert!(
-                matches!(&error, VerifyError::Forbidden(forbidden) if forbidden.claim == claim),
-                "{value}: {error}"
-            );
+            is_forbidden(&same_project(), claim, value);
         }
     }
 
     #[test]
     fn same_project_mode_takes_vercels_issuer_in_both_modes_and_no_other() {
         for issuer in ["https://oidc.vercel.com", "https://oidc.vercel.com/acme", "https://oidc.vercel.com/A-b_9"] {
-            assert!(judge(same_project(), 0, &[("iss", json!(issuer))]).is_ok(), "{issuer}");
+            assert_eq!(check(&same_project(), &[("iss", json!(issuer))]), Ok(()), "{issuer}");
         }
         for issuer in [
             "https://oidc.vercel.com/",
@@ -331,17 +412,28 @@ mod tests {
             "https://oidc.vercel.comacme",
             "https://oidc.vercel.com:8443/acme",
             "https://oidc.vercel.com/a.b",
+            "https://passport.vercel.com/acme",
             "",
         ] {
-            let error = judge(same_project(), 0, &[("iss", json!(issuer))]).unwrap_err();
+            let error = check(&same_project(), &[("iss", json!(issuer))]).unwrap_err();
             assert!(matches!(error, VerifyError::Invalid(Invalid::Issuer { .. })), "{issuer}: {error}");
         }
-        assert!(judge(same_project(), 0, &[("iss", Value::Null)]).is_err());
+        assert!(check(&same_project(), &[("iss", Value::Null)]).is_err());
+    }
+
+    /// Passport signs with the same keys, and its tokens can have the right audience.
+    #[test]
+    fn refuses_a_passport_token_in_both_modes() {
+        for trust in [project(), same_project()] {
+            let error = check(&trust, &[("iss", json!("https://passport.vercel.com/acme"))]).unwrap_err();
+            assert!(matches!(error, VerifyError::Invalid(Invalid::Issuer { .. })), "{error}");
+        }
     }
 
     #[test]
     fn same_project_mode_takes_its_owners_audience_and_no_other() {
-        assert!(judge(same_project(), 0, &[("aud", json!(["https://x.test", "https://vercel.com/acme"]))]).is_ok());
+        let both = [("aud", json!(["https://x.test", "https://vercel.com/acme"]))];
+        assert_eq!(check(&same_project(), &both), Ok(()));
         for (owner, audience) in [
             (json!("acme"), json!("https://vercel.com/other")),
             (json!("acme"), json!("https://vercel.com/acme/")),
@@ -351,7 +443,7 @@ mod tests {
             (Value::Null, json!("https://vercel.com/")),
             (json!(""), json!("https://vercel.com/")),
         ] {
-            let error = judge(same_project(), 0, &[("owner", owner), ("aud", audience.clone())]).unwrap_err();
+            let error = check(&same_project(), &[("owner", owner), ("aud", audience.clone())]).unwrap_err();
             assert!(matches!(error, VerifyError::Invalid(Invalid::Audience { .. })), "{audience}: {error}");
         }
     }
