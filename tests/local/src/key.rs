@@ -6,10 +6,12 @@
 
 use std::{fmt, io};
 
+use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey,
+    KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaEncoding, RsaKeyPair, RsaPublicKeyComponents,
+    UnparsedPublicKey,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -70,13 +72,32 @@ impl SigningKey {
 
     /// Returns the signature of `message`, which in a token is `header.payload`, both in base64url.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "only a defect in the library can refuse its own key")]
     pub fn signature(&self, message: &[u8]) -> Vec<u8> {
+        self.signature_by(&RSA_PKCS1_SHA256, message)
+    }
+
+    /// Returns the signature of `message` by another algorithm than Vercel's.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "only a defect in the library can refuse its own key")]
+    pub fn signature_by(&self, algorithm: &'static dyn RsaEncoding, message: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+            .sign(algorithm, &SystemRandom::new(), message, &mut signature)
             .expect("a key of 2048 bits signs any message");
         signature
+    }
+
+    /// Returns the public half as a `SubjectPublicKeyInfo` in DER, which a PEM file with `PUBLIC KEY` holds.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "only a defect in the library can refuse its own key")]
+    pub fn public_key_info(&self) -> Vec<u8> {
+        self.pair.public_key().as_der().expect("an RSA key has this form").as_ref().to_vec()
+    }
+
+    /// Returns the public half as an `RSAPublicKey` in DER, which a PEM file with `RSA PUBLIC KEY` holds.
+    #[must_use]
+    pub fn rsa_public_key(&self) -> Vec<u8> {
+        self.pair.public_key().as_ref().to_vec()
     }
 
     /// Returns the claims of a token that this key has signed, and nothing for any other.

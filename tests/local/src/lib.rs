@@ -4,6 +4,7 @@
 //! [`SigningKey`] signs that, or anything else, so that a test can make every wrong token there is. Neither production
 //! binary depends on this package.
 
+pub mod check;
 mod deployment;
 mod issuer;
 mod key;

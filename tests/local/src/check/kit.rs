@@ -1,0 +1,288 @@
+//! What the cases are made of: keys, a good token's header and claims, and ways to change one thing.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::issuer::ATTACKER;
+use super::keys::{EcKey, UnfitKey};
+use crate::{Deployment, SigningKey, base64url};
+
+/// The kids of the keys that the issuer publishes.
+pub(crate) const MAIN: &str = "check-1";
+pub(crate) const ROTATED: &str = "check-2";
+pub(crate) const NEXT: &str = "check-3";
+
+/// How a case sends its token.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Where the API expects it: `Authorization: Bearer`, or what `--header` says.
+    Token(String),
+    /// No token at all.
+    Nothing,
+    /// These `Authorization` headers, as they are.
+    Authorization(Vec<String>),
+    /// In another header.
+    Header(&'static str, String),
+    /// In the query, as `access_token`.
+    Query(String),
+    /// The case can't be tried with these options.
+    Skip(&'static str),
+}
+
+/// The keys, and what a good token says.
+pub(crate) struct Kit {
+    pub(crate) issuer: String,
+    pub(crate) audience: String,
+    pub(crate) subject: String,
+    pub(crate) deployment: Deployment,
+    /// Whether the subject has Vercel's form, so that it has parts to change.
+    pub(crate) has_vercel_subject: bool,
+    /// The origin of the local issuer, below which the attacker's keys are.
+    pub(crate) origin: String,
+    pub(crate) main: SigningKey,
+    pub(crate) rotated: SigningKey,
+    pub(crate) next: SigningKey,
+    /// A key that the issuer never publishes.
+    pub(crate) stranger: SigningKey,
+    pub(crate) small: UnfitKey,
+    pub(crate) exponent_one: UnfitKey,
+    pub(crate) ec: EcKey,
+}
+
+impl Kit {
+    /// Makes the keys.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no randomness.
+    pub(crate) fn new(issuer: &str, audience: &str, subject: &str, origin: &str) -> io::Result<Self> {
+        let vercel = vercel_subject(subject);
+        let mut deployment = Deployment::default();
+        if let Some([team, project, environment]) = vercel {
+            (deployment.team, deployment.project) = (team.to_owned(), project.to_owned());
+            environment.clone_into(&mut deployment.environment);
+        }
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+            subject: subject.to_owned(),
+            deployment,
+            has_vercel_subject: vercel.is_some(),
+            origin: origin.to_owned(),
+            main: SigningKey::generate(MAIN)?,
+            rotated: SigningKey::generate(ROTATED)?,
+            next: SigningKey::generate(NEXT)?,
+            stranger: SigningKey::generate("attacker")?,
+            small: UnfitKey::small(),
+            exponent_one: UnfitKey::with_exponent_one(&[0xff; 256]),
+            ec: EcKey::generate()?,
+        })
+    }
+
+    /// Returns the header of a good token.
+    pub(crate) fn header(&self) -> Value {
+        json!({ "alg": "RS256", "typ": "JWT", "kid": MAIN })
+    }
+
+    /// Returns the header with one member changed, or taken out by `null`.
+    pub(crate) fn header_but(&self, name: &str, value: Value) -> Value {
+        changed(self.header(), name, value)
+    }
+
+    /// Returns the claims of a good token.
+    pub(crate) fn claims(&self) -> Value {
+        self.claims_of(&self.deployment, SystemTime::now())
+    }
+
+    fn claims_of(&self, deployment: &Deployment, now: SystemTime) -> Value {
+        let mut claims = deployment.claims(&self.issuer, now, Duration::from_secs(3600));
+        claims["aud"] = json!(self.audience);
+        if deployment.subject() == self.deployment.subject() {
+            claims["sub"] = json!(self.subject);
+        }
+        claims
+    }
+
+    /// Returns a good token.
+    pub(crate) fn good(&self) -> String {
+        self.signed(&self.header(), &self.claims())
+    }
+
+    /// Returns a token of this header and these claims, signed by the issuer's first key.
+    pub(crate) fn signed(&self, header: &Value, claims: &Value) -> String {
+        self.main.sign(header.to_string().as_bytes(), claims.to_string().as_bytes())
+    }
+
+    /// A good token but for one member of the header. The issuer has signed it.
+    pub(crate) fn with_header(&self, name: &str, value: Value) -> Request {
+        Request::Token(self.signed(&self.header_but(name, value), &self.claims()))
+    }
+
+    /// A good token but for one claim; `null` takes it out. The issuer has signed it.
+    pub(crate) fn with_claim(&self, name: &str, value: Value) -> Request {
+        Request::Token(self.signed(&self.header(), &changed(self.claims(), name, value)))
+    }
+
+    /// A good token with the JSON text of one claim, for values that [`Value`] can't hold.
+    pub(crate) fn with_claim_text(&self, name: &str, text: &str) -> Request {
+        let claims = changed(self.claims(), name, Value::Null).to_string();
+        self.with_payload(&format!("{{\"{name}\":{text},{}", &claims[1..]))
+    }
+
+    /// A good token that gives one claim twice.
+    pub(crate) fn with_claim_twice(&self, name: &str, first: &Value, last: &Value) -> Request {
+        let claims = changed(self.claims(), name, last.clone()).to_string();
+        self.with_payload(&format!("{{\"{name}\":{first},{}", &claims[1..]))
+    }
+
+    /// This payload under a good header. The issuer has signed it.
+    pub(crate) fn with_payload(&self, payload: &str) -> Request {
+        Request::Token(self.main.sign(self.header().to_string().as_bytes(), payload.as_bytes()))
+    }
+
+    /// The token that another deployment of Vercel's would get, if its `iss` and `aud` were right.
+    pub(crate) fn of(&self, change: impl FnOnce(&mut Deployment)) -> Request {
+        if !self.has_vercel_subject {
+            return Request::Skip("the subject has not Vercel's form");
+        }
+        let mut deployment = self.deployment.clone();
+        change(&mut deployment);
+        Request::Token(self.signed(&self.header(), &self.claims_of(&deployment, SystemTime::now())))
+    }
+
+    /// A good token that was made at another time.
+    pub(crate) fn made(&self, now: SystemTime) -> Request {
+        Request::Token(self.signed(&self.header(), &self.claims_of(&self.deployment, now)))
+    }
+
+    /// Good claims under this header, signed by somebody else's key.
+    pub(crate) fn forged(&self, header: &Value) -> Request {
+        Request::Token(self.stranger.sign(header.to_string().as_bytes(), self.claims().to_string().as_bytes()))
+    }
+
+    /// Good claims under this header, with whatever `sign` returns as the signature.
+    pub(crate) fn signed_by(&self, header: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Request {
+        let message = message(header, &self.claims());
+        Request::Token(format!("{message}.{}", base64url(sign(message.as_bytes()))))
+    }
+
+    /// Good claims, signed by HMAC with this secret.
+    pub(crate) fn hmac(&self, kid: &str, alg: &str, secret: &[u8]) -> Request {
+        let algorithm = match alg {
+            "HS384" => hmac::HMAC_SHA384,
+            "HS512" => hmac::HMAC_SHA512,
+            _ => hmac::HMAC_SHA256,
+        };
+        let header = json!({ "alg": alg, "typ": "JWT", "kid": kid });
+        self.signed_by(&header, |message| hmac::sign(&hmac::Key::new(algorithm, secret), message).as_ref().to_vec())
+    }
+
+    /// Good claims without a signature under this `alg`.
+    pub(crate) fn unsigned(&self, alg: &str) -> Request {
+        self.signed_by(&self.header_but("alg", json!(alg)), |_| Vec::new())
+    }
+
+    /// A good token, rewritten part by part.
+    pub(crate) fn rewritten(&self, rewrite: impl FnOnce([String; 3]) -> String) -> Request {
+        let token = self.good();
+        let mut parts = token.split('.').map(str::to_owned);
+        Request::Token(rewrite([(); 3].map(|()| parts.next().unwrap_or_default())))
+    }
+
+    /// A token whose parts are encoded in this odd way before the issuer signs them, so that its signature is good.
+    pub(crate) fn encoded(&self, encode: impl Fn(usize, &[u8]) -> String) -> Request {
+        // A part of full groups of three bytes would have neither padding nor spare bits.
+        let text = |json: Value| json.to_string() + if json.to_string().len().is_multiple_of(3) { " " } else { "" };
+        let (header, claims) = (text(self.header()), text(self.claims()));
+        let message = format!("{}.{}", encode(0, header.as_bytes()), encode(1, claims.as_bytes()));
+        let signature = self.main.signature(message.as_bytes());
+        Request::Token(format!("{message}.{}", encode(2, &signature)))
+    }
+
+    /// Returns an address of the attacker's.
+    pub(crate) fn attacker_url(&self, path: &str) -> String {
+        format!("{}{ATTACKER}{path}", self.origin)
+    }
+
+    /// Returns the attacker's public key, as a JWKS has it.
+    pub(crate) fn attacker_jwk(&self, kid: &str) -> Value {
+        changed(self.stranger.jwk(), "kid", json!(kid))
+    }
+
+    /// Returns what the issuer publishes in this phase.
+    pub(crate) fn published(&self, phase: Phase) -> Vec<Value> {
+        let next = |kid: &str, changes: &[(&str, Value)]| {
+            let jwk = changed(self.next.jwk(), "kid", json!(kid));
+            changes.iter().fold(jwk, |jwk, (name, value)| changed(jwk, name, value.clone()))
+        };
+        match phase {
+            Phase::First => vec![self.main.jwk()],
+            Phase::Rotated => vec![self.main.jwk(), self.rotated.jwk()],
+            // The keys that must be skipped come first, so that a reader that stops at one is found out.
+            Phase::Odd => vec![
+                self.ec.jwk("ec"),
+                json!({ "kty": "oct", "k": base64url(OCT_SECRET), "kid": "oct", "use": "sig" }),
+                json!({ "kty": "a-kind-of-key-from-the-future", "kid": "future" }),
+                self.small.jwk("small"),
+                self.exponent_one.jwk("exponent-one"),
+                next("encryption", &[("use", json!("enc")), ("alg", Value::Null)]),
+                next("no-verify", &[("use", Value::Null), ("key_ops", json!(["encrypt", "wrapKey"]))]),
+                next("rs512", &[("alg", json!("RS512"))]),
+                next("no-alg", &[("alg", Value::Null)]),
+                self.rotated.jwk(),
+                next(NEXT, &[]),
+            ],
+        }
+    }
+}
+
+/// The secret of the symmetric key in the JWKS. It is published, so it is no secret.
+pub(crate) const OCT_SECRET: &[u8] = b"a symmetric key that the whole world can read";
+
+/// Which keys the issuer publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// One key.
+    First,
+    /// A second one beside it.
+    Rotated,
+    /// The first key is withdrawn. A third one is there, and keys that must not be used.
+    Odd,
+}
+
+/// Returns the JSON object with one member changed, or taken out by `null`.
+pub(crate) fn changed(mut object: Value, name: &str, value: Value) -> Value {
+    if let Some(members) = object.as_object_mut() {
+        match value {
+            Value::Null => drop(members.remove(name)),
+            value => drop(members.insert(name.to_owned(), value)),
+        }
+    }
+    object
+}
+
+/// Returns what is signed: the first two parts of a token.
+pub(crate) fn message(header: &Value, claims: &Value) -> String {
+    format!("{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.to_string().as_bytes()))
+}
+
+/// Returns a PEM file.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+/// Returns team, project and environment of a subject in Vercel's form.
+fn vercel_subject(subject: &str) -> Option<[&str; 3]> {
+    let parts: Vec<_> = subject.split(':').collect();
+    match parts[..] {
+        ["owner", team, "project", project, "environment", environment] => Some([team, project, environment]),
+        _ => None,
+    }
+}
