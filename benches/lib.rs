@@ -1,4 +1,4 @@
-//! What the benchmarks send, and what they compare with.
+//! Tokens and keys for the benchmarks.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,25 +8,25 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use local::{Deployment, SigningKey};
 use serde_json::json;
 
-/// A token like Vercel's, good for a day, and unlike that of any other number.
+/// A token like Vercel's that is valid for a day. Each number makes a different one.
 pub fn token(key: &SigningKey, issuer: &str, number: usize) -> String {
     let mut claims = Deployment::default().claims(issuer, SystemTime::now(), Duration::from_secs(86_400));
     claims["jti"] = json!(number.to_string());
     key.mint(&claims)
 }
 
-/// This token with another's signature: one by another key might be refused for its size alone.
+/// This token with the signature of another: right in form, and wrong.
 pub fn forged(token: &str, other: &str) -> String {
     let (signing_input, _) = token.rsplit_once('.').unwrap_or_default();
     let (_, signature) = other.rsplit_once('.').unwrap_or_default();
     format!("{signing_input}.{signature}")
 }
 
-/// The public key, ready to verify with.
+/// The public key, parsed.
 ///
 /// # Errors
 ///
-/// Where it is no RSA key.
+/// It is not an RSA key.
 pub fn parsed(key: &SigningKey) -> Result<ParsedPublicKey, KeyRejected> {
     let jwk = key.jwk();
     let number = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap_or_default()).unwrap_or_default();

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# What verification costs a request: the backend beside the same server without it, the caller beside a bare
-# pass-through.
+# What verification costs a request: the backend beside a plain axum server with the same answer, and the caller beside a
+# bare pass-through.
 #
 #     benches/load.sh [ROUNDS]
 #
-# Needs Linux, curl, python3 and wrk (`apt-get install wrk`). Servers and load generator share one core, for waking up
-# another would drown what is to be measured. Each round measures every case for a second, one after the other; a time
-# is the median of the rounds, a ratio the median of each round's own ratios. CPU time is the server's, from /proc.
+# Needs Linux, curl, python3 and wrk (`apt-get install wrk`). Servers and load generator share one core, because waking up
+# another core would hide what is measured. Each round measures each case for a second, one after the other. A time is the
+# median of the rounds; a ratio is the median of the ratios within each round. CPU time is the server's, from /proc.
+#
+# BACKEND and CALLER name other binaries than those that this builds, for example of an older version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,28 +20,29 @@ trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
 cargo build --release --locked -p bench --bins
 # Last, so that nothing but their own dependencies' features is in them.
 cargo build --release --locked -p backend -p caller --bins
+: "${BACKEND:=target/release/backend}" "${CALLER:=target/release/index}"
 
 declare -A pid url
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 wait_for() { kill -0 "${pid[$1]}" || exit 1; sleep 0.1; }
 
-taskset -c "$core" target/release/bare "$work" >"$work/urls" &
-pid[bare]=$! pid[plain]=$!
-until [ "$(wc -l <"$work/urls")" = 3 ]; do wait_for bare; done
-{ read -r issuer; read -r url[bare]; read -r url[plain]; } <"$work/urls"
+taskset -c "$core" target/release/plain "$work" >"$work/urls" &
+pid[plain]=$!
+until [ "$(wc -l <"$work/urls")" = 2 ]; do wait_for plain; done
+{ read -r issuer; read -r url[plain]; } <"$work/urls"
 
 backend() { # NAME [VARIABLE=VALUE]...
     local name=$1 port
     shift
     port=$(free_port) url[$name]=http://127.0.0.1:$port
     taskset -c "$core" env OIDC_TEAM_SLUG=acme OIDC_PROJECT_NAME=storefront OIDC_ISSUER="$issuer" \
-        HOST=127.0.0.1 PORT="$port" "$@" target/release/backend >"$work/$name.log" &
+        HOST=127.0.0.1 PORT="$port" "$@" "$BACKEND" >"$work/$name.log" &
     pid[$name]=$!
     until curl -sfo "$work/answer" "${url[$name]}/readyz"; do wait_for "$name"; done
 }
 backend backend
-backend forgetful OIDC_REMEMBERED_TOKENS=1 # each of a thousand tokens in turn is new
-backend quiet RUST_LOG=error               # no line for a refusal
+backend uncached OIDC_REMEMBERED_TOKENS=1 # each of a thousand tokens in turn is new
+backend quiet RUST_LOG=error              # no line for a refusal
 
 function_() { # NAME PROGRAM
     local port
@@ -48,7 +51,7 @@ function_() { # NAME PROGRAM
     pid[$1]=$!
     until curl -so "$work/answer" "${url[$1]}"; do wait_for "$1"; done
 }
-function_ caller target/release/index
+function_ caller "$CALLER"
 function_ pass_through target/release/pass_through
 
 cat >"$work/tokens.lua" <<'LUA'
@@ -65,7 +68,7 @@ LUA
 
 cpu() { awk '{ sum += $1 } END { printf "%.0f", sum }' /proc/"${pid[$1]}"/task/*/schedstat; }
 
-measure() { # ROUND CASE SERVER PATH TOKENS STATUS [CONNECTIONS]
+measure() { # ROUND CASE SERVER PATH TOKENS STATUS
     local before after status header='Authorization: Bearer '
     case $3 in caller | pass_through) header='x-vercel-oidc-token: ' ;; esac
     status=$(sed -n "1s/.*/$header&/p" "$work/$5" | curl -so "$work/answer" -w '%{http_code}' -H @- "${url[$3]}$4")
@@ -73,7 +76,7 @@ measure() { # ROUND CASE SERVER PATH TOKENS STATUS [CONNECTIONS]
     before=$(cpu "$3")
     # As a batch job, wrk doesn't interrupt the server whenever an answer wakes it up.
     HEADER=$header TOKENS="$work/$5" taskset -c "$core" chrt --batch 0 \
-        wrk -t1 -c"${7:-16}" -d1 --latency -s "$work/tokens.lua" "${url[$3]}$4" >"$work/wrk"
+        wrk -t1 -c16 -d1 --latency -s "$work/tokens.lua" "${url[$3]}$4" >"$work/wrk"
     after=$(cpu "$3")
     awk -v key="$1 $2" -v cpu=$((after - before)) '
         /requests in/ { n = $1 }
@@ -104,37 +107,20 @@ PYTHON
 for round in $(seq "$rounds"); do
     echo "round $round of $rounds" >&2
     measure "$round" plain plain / one 200
-    measure "$round" bare bare / one 200
-    measure "$round" bare_and_rsa bare /rsa one 200
-    measure "$round" remembered backend / one 200
-    measure "$round" bare_1000_in_turn bare / thousand 200
-    measure "$round" bare_and_rsa_1000_in_turn bare /rsa thousand 200
-    measure "$round" remembered_1000_in_turn quiet / thousand 200
-    measure "$round" new forgetful / thousand 200
+    measure "$round" cached backend / one 200
+    measure "$round" cached_1000_in_turn quiet / thousand 200
+    measure "$round" new uncached / thousand 200
     measure "$round" forged quiet / forged 401
     measure "$round" forged_and_logged backend / forged 401
     measure "$round" unknown_kid quiet / unknown_kid 401
     measure "$round" unknown_kid_and_logged backend / unknown_kid 401
     measure "$round" pass_through pass_through / one 200
     measure "$round" caller caller /api/call one 200
-    for connections in 1 64; do # all the others have 16
-        for server in plain bare backend; do
-            measure "$round" "${server}_$connections" $server / one 200 $connections
-        done
-    done
 done
 
 echo
-table "bare plain bare_and_rsa" plain bare bare_and_rsa remembered forged forged_and_logged unknown_kid \
-    unknown_kid_and_logged
-echo
-table "bare_1000_in_turn bare_and_rsa_1000_in_turn" bare_1000_in_turn bare_and_rsa_1000_in_turn \
-    remembered_1000_in_turn new
+table plain plain cached cached_1000_in_turn new forged forged_and_logged unknown_kid unknown_kid_and_logged
 echo
 table pass_through pass_through caller
-for connections in 1 64; do
-    echo
-    table "bare_$connections" plain_$connections bare_$connections backend_$connections
-done
 echo
-echo "Resident after all of it, MB: backend $(resident backend), caller $(resident caller)"
+echo "Resident at the end, MB: backend $(resident backend), caller $(resident caller)"

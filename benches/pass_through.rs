@@ -1,5 +1,5 @@
-//! What the load test compares the caller with: a function that passes the token on with reqwest and gives the answer
-//! back, without a look at either, on one thread as the caller.
+//! What the load test compares the caller with: a function that passes the token on with reqwest and returns the answer,
+//! and checks neither. Like the caller, it runs on one thread.
 
 use std::env;
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How large the two release binaries are, how soon after its start each gives its first answer, and what it holds in memory then.
+"""The size of the two release binaries, the time from start to first answer, and the resident memory after that answer.
 
     cargo build --release && benches/start.py
 
-Medians of 20 starts, in turn. The backend's issuer is a closed port, so that no network has a part in it.
+Medians of 20 starts, in turn. The backend's issuer is a closed port, so that the network does not matter.
 """
 
 import os

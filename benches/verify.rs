@@ -1,10 +1,10 @@
-//! What a verification costs, in process, beside what it can't do without: for a new token the raw RSA-2048
-//! verification, for one that is remembered the SHA-256 of the token (most of which is spared: see `oidc::memory`).
+//! What a verification costs in process, beside two limits: the raw RSA-2048 verification with a parsed key for a new token,
+//! and the SHA-256 of a token for a cached one.
 //!
 //!     cargo bench -p bench
 //!
-//! prints, after criterion's own report, each time as a multiple of one of these two, measured in the same run. Then
-//! how a verification grows: with the issuer's keys, with the tokens remembered, with the accepted subjects.
+//! After criterion's own report it prints each time as a multiple of one of these two, measured in the same run. It also
+//! shows how a verification grows with the issuer's keys, the cached tokens and the accepted subjects.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
@@ -18,7 +18,6 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use axum::{Json, Router, routing::get};
-use backend::oidc::{Claims, KeySet, Subject, Trust, Trusted, Verifier, VerifyError};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bench::{forged, parsed, token};
 use criterion::{BenchmarkId, Criterion};
@@ -26,16 +25,17 @@ use local::{Deployment, SigningKey};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use vercel_oidc_verifier::{Claims, KeySet, Subject, Trust, Verifier, VerifyError, vercel_audience};
 
 const ISSUER: &str = "https://oidc.vercel.com/acme";
-/// As many tokens as the backend remembers unless told otherwise.
-const ROOM: usize = 10_000;
+/// The default capacity of the cache.
+const CAPACITY: usize = 10_000;
 /// Each case, and the limit that it is compared with.
 const RATIOS: [(&str, &str); 5] = [
     ("new", "rsa"),
     ("forged", "rsa"),
-    ("remembered", "sha256"),
-    ("remembered_1000_in_turn", "sha256"),
+    ("cached", "sha256"),
+    ("cached_1000_in_turn", "sha256"),
     ("unknown_kid", "sha256"),
 ];
 
@@ -79,8 +79,8 @@ impl Issuer {
         token(&self.key, ISSUER, number)
     }
 
-    /// A verifier that holds the issuer's keys, so many of them, and knows which `kid` is not among them.
-    fn verifier(&self, keys: usize, room: usize) -> Verifier {
+    /// A verifier that holds this many keys, and has just looked for an unknown `kid`.
+    fn verifier(&self, keys: usize, capacity: usize) -> Verifier {
         let mut document = vec![self.key.jwk(); keys];
         for (number, jwk) in document.iter_mut().enumerate().skip(1) {
             jwk["kid"] = json!(format!("other-{number}"));
@@ -90,7 +90,8 @@ impl Issuer {
             let url = format!("http://{}", listener.local_addr().unwrap());
             let routes = Router::new().route("/", get(|| async move { Json(json!({ "keys": document })) }));
             tokio::spawn(axum::serve(listener, routes).into_future());
-            let verifier = Verifier::new(trust(1), KeySet::new(url.parse().unwrap()), room);
+            let keys = KeySet::from_url(&url).unwrap();
+            let verifier = Verifier::new(trust(1), keys).with_cached_tokens(capacity);
             verifier.verify(self.token(0).as_bytes(), SystemTime::now()).await.unwrap();
             verifier.verify(stranger().as_bytes(), SystemTime::now()).await.unwrap_err();
             verifier
@@ -102,28 +103,23 @@ fn stranger() -> String {
     token(&SigningKey::generate("stranger").unwrap(), ISSUER, 0)
 }
 
-/// Trusts a caller's subject, last of so many, and its audience, last of as many.
+/// Trusts this many subjects and audiences; the caller's are the last.
 fn trust(count: usize) -> Trust {
     let Deployment { team, project, environment, .. } = Deployment::default();
-    let Trust { who, leeway } = Trust::project(&team, &project, &environment);
-    let Trusted::Subjects { issuer, audiences, subjects, .. } = who else { unreachable!("a project is a subject") };
-    let other_audiences = (1..count).map(|number| format!("https://vercel.com/other-{number}"));
-    let other_subjects = (1..count).map(|number| Subject::of(&team, &format!("other-{number}"), &environment));
-    let who = Trusted::Subjects {
-        issuer,
-        audiences: other_audiences.chain(audiences).collect(),
-        subjects: other_subjects.chain(subjects).collect(),
-        owner_ids: None,
-        project_ids: None,
-    };
-    Trust { who, leeway }
+    let audiences = (1..count).map(|number| format!("https://vercel.com/other-{number}"));
+    let subjects = (1..count).map(|number| Subject::of(&team, &format!("other-{number}"), &environment));
+    Trust::issuer(
+        ISSUER,
+        audiences.chain([vercel_audience(&team)]),
+        subjects.chain([Subject::of(&team, &project, &environment)]),
+    )
 }
 
-/// Verifies at once, for the keys are held.
+/// Verifies without waiting, because the keys are held.
 fn verify(verifier: &Verifier, token: &str, now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
-    let verdict = pin!(verifier.verify(black_box(token.as_bytes()), now));
-    match verdict.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(verdict) => verdict,
+    let result = pin!(verifier.verify(black_box(token.as_bytes()), now));
+    match result.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
         Poll::Pending => unreachable!("nothing is fetched"),
     }
 }
@@ -147,47 +143,49 @@ fn tokens(criterion: &mut Criterion, issuer: &Issuer) {
     let good: Vec<_> = (0..1000).map(|number| issuer.token(number)).collect();
     let (forged, stranger) = (forged(&good[0], &good[1]), stranger());
     let mut group = criterion.benchmark_group("token");
-    // With room for one token, each of a thousand in turn is new.
+    // With a capacity of one token, each of a thousand in turn is new.
     let verifier = issuer.verifier(1, 1);
     let mut turns = good.iter().cycle();
     group.bench_function("new", |bencher| {
         bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
     });
-    let verifier = issuer.verifier(1, ROOM);
+    let verifier = issuer.verifier(1, CAPACITY);
     group.bench_function("forged", |bencher| bencher.iter(|| verify(&verifier, &forged, now).unwrap_err()));
-    let verifier = issuer.verifier(1, ROOM);
+    let verifier = issuer.verifier(1, CAPACITY);
     group.bench_function("unknown_kid", |bencher| bencher.iter(|| verify(&verifier, &stranger, now).unwrap_err()));
-    group.bench_function("remembered_1000_in_turn", |bencher| {
+    group.bench_function("cached_1000_in_turn", |bencher| {
         bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
     });
-    group.bench_function("remembered", |bencher| bencher.iter(|| verify(&verifier, &good[0], now).unwrap()));
+    group.bench_function("cached", |bencher| bencher.iter(|| verify(&verifier, &good[0], now).unwrap()));
 }
 
 fn growth(criterion: &mut Criterion, issuer: &Issuer) {
     let now = SystemTime::now();
-    let good: Vec<_> = (0..ROOM).map(|number| issuer.token(number)).collect();
+    let good: Vec<_> = (0..CAPACITY).map(|number| issuer.token(number)).collect();
     let mut group = criterion.benchmark_group("growth");
     for keys in [1, 10, 100] {
-        let verifier = issuer.verifier(keys, ROOM);
+        let verifier = issuer.verifier(keys, CAPACITY);
         group.bench_function(BenchmarkId::new("keys", keys), |bencher| {
             bencher.iter(|| verify(&verifier, &good[0], now).unwrap());
         });
     }
-    for remembered in [10, 100, 1000, ROOM] {
-        let verifier = issuer.verifier(1, ROOM);
-        let mut turns = good[..remembered].iter().cycle();
-        for token in &good[..remembered] {
+    for cached in [10, 100, 1000, CAPACITY] {
+        let verifier = issuer.verifier(1, CAPACITY);
+        let mut turns = good[..cached].iter().cycle();
+        for token in &good[..cached] {
             verify(&verifier, token, now).unwrap();
         }
-        group.bench_function(BenchmarkId::new("remembered_tokens", remembered), |bencher| {
+        group.bench_function(BenchmarkId::new("cached_tokens", cached), |bencher| {
             bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
         });
     }
-    let claims = verify(&issuer.verifier(1, ROOM), &good[0], now).unwrap();
     for subjects in [1, 10, 100, 1000] {
-        let trust = trust(subjects);
+        // Without the cache, so that the rules are checked each time.
+        let document = json!({ "keys": [issuer.key.jwk()] }).to_string();
+        let keys = KeySet::from_jwks(document.as_bytes()).unwrap();
+        let verifier = Verifier::new(trust(subjects), keys).with_cached_tokens(0);
         group.bench_function(BenchmarkId::new("audiences_and_subjects", subjects), |bencher| {
-            bencher.iter(|| trust.judge(black_box(&claims), now).unwrap());
+            bencher.iter(|| verify(&verifier, &good[0], now).unwrap());
         });
     }
 }

@@ -1,7 +1,20 @@
-//! `cargo +nightly fuzz run token --fuzz-dir tests/fuzz`: header and token parsing.
+//! `cargo +nightly fuzz run token --fuzz-dir tests/fuzz`: the token that a stranger sends.
 
 #![no_main]
 
-mod oidc;
+use std::sync::LazyLock;
+use std::time::SystemTime;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| oidc::read_token(bytes));
+use vercel_oidc_verifier::{KeySet, Trust, Verifier, unverified_issuer};
+
+static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
+    let jwks = format!(r#"{{"keys":[{{"kty":"RSA","kid":"k","n":"{}","e":"AQAB"}}]}}"#, "_".repeat(342));
+    Verifier::new(Trust::project("acme", "storefront", "production"), KeySet::from_jwks(jwks.as_bytes()).unwrap())
+});
+
+libfuzzer_sys::fuzz_target!(|token: &[u8]| {
+    let _ = unverified_issuer(token);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    // No private key belongs to that public key.
+    assert!(runtime.block_on(VERIFIER.verify(token, SystemTime::now())).is_err());
+});
