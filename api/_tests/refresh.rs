@@ -1,16 +1,17 @@
-//! An expired development token: replaced by way of the Vercel CLI, where that is allowed, and once however many wait.
+//! An expired development token: replaced by way of the Vercel CLI, if that is allowed, and once for all requests that wait.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::stage::{Folder, Function, SUBJECT, prints, shows, soon, token};
+use crate::stage::{Folder, Function, SUBJECT, jwt, prints, shows, soon, token};
 use crate::stub::{Stub, header};
 
 /// Starts the function in this folder with an expired token in the variable, and this `PATH`.
 async fn start(folder: &Folder, backend: &Stub, path: &str, more: &[(&str, &str)]) -> Function {
     let (url, old) = (backend.url(), token("old", -3600));
     let mut variables = vec![("BACKEND_URL", &*url), ("VERCEL_OIDC_TOKEN", &*old), ("PATH", path)];
+    // The last value of a variable counts.
     variables.extend(more);
     Function::start_in(&folder.path("."), &variables).await
 }
@@ -22,7 +23,7 @@ fn sent(backend: &Stub) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_replaced_once_and_the_new_one_kept() {
+async fn an_expired_token_is_replaced_once_and_the_new_token_is_cached() {
     let (folder, backend, new) = (Folder::new(), Stub::good().await, token("new", 3600));
     let path = folder.link().vercel(&prints(&new));
     let function = start(&folder, &backend, &path, &[]).await;
@@ -45,6 +46,19 @@ async fn a_token_is_replaced_from_a_minute_before_it_expires() {
         assert_eq!(function.call(&[]).await.status, 200);
         assert_eq!(folder.calls().len(), calls, "{seconds} s left");
         assert_eq!(sent(&backend)[0] == new, calls == 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refreshed_token_is_cached_until_60_seconds_before_it_expires() {
+    for (seconds, calls) in [(120, 1), (58, 2)] {
+        let (folder, backend) = (Folder::new(), Stub::good().await);
+        let path = folder.link().vercel(&prints(&token("new", seconds)));
+        let function = start(&folder, &backend, &path, &[]).await;
+        for _ in 0..2 {
+            assert_eq!(function.call(&[]).await.status, 200);
+        }
+        assert_eq!(folder.calls().len(), calls, "{seconds} s left");
     }
 }
 
@@ -85,7 +99,7 @@ async fn an_abandoned_request_leaves_the_others_served() {
         path
     };
     let (started, gate) = (pipe("started"), pipe("gate"));
-    // Opening a pipe waits for the other end: so the CLI tells that it runs, and waits to be let go on.
+    // Opening a pipe waits for the other end: the CLI tells that it runs, and then waits.
     let script = format!("echo > '{}'\nread go < '{}'\n{}", started.display(), gate.display(), prints(&new));
     let path = folder.link().vercel(&script);
     let function = start(&folder, &backend, &path, &[]).await;
@@ -109,66 +123,105 @@ async fn in_preview_and_production_the_cli_never_runs() {
         let path = folder.link().vercel(&prints(&token("new", 3600)));
         let function = start(&folder, &backend, &path, &[("VERCEL_ENV", environment)]).await;
         let detail = function.call(&[]).await.is_problem(500, "token_unavailable");
-        assert!(detail.contains("`VERCEL_OIDC_TOKEN`") && detail.contains("remove the variable"), "{detail}");
+        assert!(detail.contains("`VERCEL_OIDC_TOKEN`") && detail.contains("remove that setting"), "{detail}");
         assert_eq!((folder.calls().len(), backend.requests().len()), (0, 0));
     }
 }
 
 #[tokio::test]
-async fn an_unlinked_folder_gets_told_what_to_run() {
-    let (folder, backend) = (Folder::new(), Stub::good().await);
-    let path = folder.vercel(&prints(&token("new", 3600)));
-    let detail = start(&folder, &backend, &path, &[]).await.call(&[]).await.is_problem(500, "token_unavailable");
-    assert!(detail.contains("`vercel link`") && detail.contains("`vercel env pull`"), "{detail}");
-    assert_eq!(folder.calls().len(), 0);
+async fn without_a_linked_folder_the_expired_token_names_the_project() {
+    for (claims, expected) in [
+        (
+            r#"{"exp":1,"project_id":"prj_own","owner_id":"team_own"}"#,
+            "project token prj_own --format=json --scope team_own",
+        ),
+        (r#"{"exp":1,"project_id":"prj_own","owner_id":"7Gw5ZMzpQA8h"}"#, "project token prj_own --format=json"),
+        (r#"{"exp":1,"project_id":"prj_own","owner_id":"--token"}"#, "project token prj_own --format=json"),
+    ] {
+        let (folder, backend) = (Folder::new(), Stub::good().await);
+        // What `vercel link --repo` writes in a monorepo.
+        folder.write(".vercel/repo.json", r#"{"orgId": "team_acme", "projects": []}"#);
+        let path = folder.vercel(&prints(&token("new", 3600)));
+        let expired = jwt(claims);
+        let function = start(&folder, &backend, &path, &[("VERCEL_OIDC_TOKEN", &expired)]).await;
+        let answer = function.call(&[]).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(answer.header("server-timing").contains(";desc=refreshed"), "{answer:?}");
+        assert_eq!(folder.calls(), [expected]);
+    }
 }
 
 #[tokio::test]
-async fn a_project_file_with_ids_that_are_none_is_refused_by_name() {
+async fn without_any_usable_project_id_the_developer_is_told_what_to_run() {
+    for claims in [r#"{"exp":1}"#, r#"{"exp":1,"project_id":"--token"}"#, r#"{"exp":1,"project_id":7}"#] {
+        let (folder, backend) = (Folder::new(), Stub::good().await);
+        let path = folder.vercel(&prints(&token("new", 3600)));
+        let function = start(&folder, &backend, &path, &[("VERCEL_OIDC_TOKEN", &jwt(claims))]).await;
+        let detail = function.call(&[]).await.is_problem(500, "token_unavailable");
+        assert!(detail.contains("`vercel link`") && detail.contains("`vercel env pull`"), "{detail}");
+        assert_eq!(folder.calls().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_scope_is_given_for_a_team_only() {
+    for (team, expected) in [
+        ("team_acme", "project token prj_shop --format=json --scope team_acme"),
+        ("7Gw5ZMzpQA8h90F832KGp7nw", "project token prj_shop --format=json"),
+        ("user_me", "project token prj_shop --format=json"),
+    ] {
+        let (folder, backend) = (Folder::new(), Stub::good().await);
+        folder.write(".vercel/project.json", &format!(r#"{{"projectId": "prj_shop", "orgId": "{team}"}}"#));
+        let path = folder.vercel(&prints(&token("new", 3600)));
+        assert_eq!(start(&folder, &backend, &path, &[]).await.call(&[]).await.status, 200);
+        assert_eq!(folder.calls(), [expected]);
+    }
+}
+
+#[tokio::test]
+async fn a_project_file_without_usable_ids_is_refused_and_its_path_is_in_the_log_only() {
     for bad in [
         r#"{"projectId": "--token"}"#,
         r#"{"projectId": "-x", "orgId": "team_acme"}"#,
+        r#"{"projectId": "_x"}"#,
         r#"{"projectId": "prj_shop", "orgId": "--cwd=/"}"#,
         r#"{"projectId": "prj shop"}"#,
         r#"{"projectId": "prj_shop;true"}"#,
         r#"{"projectId": "../prj"}"#,
         r#"{"projectId": ""}"#,
         r#"{"projectId": "prj_shop", "orgId": ""}"#,
+        r#"{"projectId": {"$serde_json::private::RawValue": "\"prj_shop\""}}"#,
         r#"{"orgId": "team_acme"}"#,
+        r#"["prj_shop", "team_acme"]"#,
         "not json",
     ] {
         let (folder, backend) = (Folder::new(), Stub::good().await);
-        folder.write(".vercel/project.json", bad);
+        let file = folder.write(".vercel/project.json", bad);
         let path = folder.vercel(&prints(&token("new", 3600)));
-        let detail = start(&folder, &backend, &path, &[]).await.call(&[]).await.is_problem(500, "token_unavailable");
-        assert!(detail.contains(".vercel/project.json") && detail.contains("`vercel link`"), "{bad}: {detail}");
+        let function = start(&folder, &backend, &path, &[]).await;
+        let detail = function.call(&[]).await.is_problem(500, "token_unavailable");
+        assert!(detail.contains("`.vercel/project.json`") && detail.contains("`vercel link`"), "{bad}: {detail}");
+        let folder_name = file.trim_end_matches("/.vercel/project.json");
+        assert!(!detail.contains(folder_name) && function.stop().await.contains(folder_name), "{bad}: {detail}");
         assert_eq!(folder.calls().len(), 0, "{bad}");
     }
 }
 
 #[tokio::test]
-async fn the_clis_own_reason_reaches_the_developer_without_any_token() {
+async fn a_failure_of_the_cli_gives_the_command_to_run_and_nothing_that_the_cli_said() {
     let (folder, backend, secret) = (Folder::new(), Stub::good().await, token("secret", 3600));
-    let reason = "No existing credentials found. Please run `vercel login` or pass \"--token\"";
-    let path = folder.link().vercel(&format!(
-        "echo >&2 'Error: {reason}'\necho >&2 'sent {secret} and Ab1Cd2Ef3Gh4Ij5Kl6Mn7Op8'\n\
-                          echo \"$VERCEL_OIDC_TOKEN\" | /usr/bin/fold -w 18 >&2\nexit 1"
-    ));
+    let path = folder.link().vercel(&format!("echo 'to stdout {secret}'\necho >&2 'to stderr {secret}'\nexit 1"));
     let function = start(&folder, &backend, &path, &[]).await;
-    let answer = function.call(&[]).await;
-    let detail = answer.is_problem(500, "token_unavailable");
+    let detail = function.call(&[]).await.is_problem(500, "token_unavailable");
     let printed = function.stop().await;
     for text in [&detail, &printed] {
-        assert!(text.contains(reason) && text.contains("sent *** and ***"), "{text}");
-        assert!(text.contains("run `vercel login`, then `vercel env pull`"), "{text}");
-        assert!(!shows(text, &secret), "{text}");
-        // The old token, cut into lines that look like no token.
-        assert!(text.contains("*** *** ***") && !text.contains("J9."), "{text}");
+        assert!(text.contains("`vercel project token prj_shop --format=json --scope team_acme`"), "{text}");
+        assert!(!text.contains("to std") && !shows(text, &secret), "{text}");
     }
 }
 
 #[tokio::test]
-async fn a_failure_is_not_kept() {
+async fn a_failure_is_not_cached() {
     let (folder, backend, new) = (Folder::new(), Stub::good().await, token("new", 3600));
     let path = folder.link().vercel("echo 'no' >&2\nexit 1");
     let function = start(&folder, &backend, &path, &[]).await;
@@ -183,19 +236,22 @@ async fn what_the_cli_prints_must_hold_a_token_that_has_not_expired() {
     let expired = prints(&token("expired", -1));
     let flood =
         "while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa || exit 1; done".to_owned();
-    for (script, words) in [
-        ("echo 'hello'".to_owned(), "its output holds no token"),
-        ("echo '{\"token\": \"\"}'".to_owned(), "its output holds no token"),
-        ("true".to_owned(), "its output holds no token"),
-        (flood, "gave no new one: run"),
-        (format!("{}\nexit 1", prints("opaque-token-of-the-cli")), "gave no new one: run"),
+    for (script, expected) in [
+        ("echo 'hello'".to_owned(), "printed no usable token"),
+        ("echo '{\"token\": \"\"}'".to_owned(), "printed no usable token"),
+        (format!("echo '[\"{}\"]'", token("new", 3600)), "printed no usable token"),
+        (prints("not-a-jwt"), "printed no usable token"),
+        (prints(&format!("Bearer {}", token("new", 3600))), "printed no usable token"),
+        ("true".to_owned(), "printed no usable token"),
+        (flood, "the Vercel CLI failed"),
+        (format!("{}\nexit 1", prints(&token("new", 3600))), "the Vercel CLI failed"),
         (expired, "this machine's clock"),
     ] {
         let (folder, backend) = (Folder::new(), Stub::good().await);
         let path = folder.link().vercel(&script);
         let function = start(&folder, &backend, &path, &[]).await;
         let detail = soon(function.call(&[])).await.is_problem(500, "token_unavailable");
-        assert!(detail.contains(words), "{script}: {detail}");
+        assert!(detail.contains(expected), "{script}: {detail}");
         assert_eq!(backend.requests().len(), 0);
     }
 }
@@ -205,6 +261,6 @@ async fn without_the_cli_the_developer_learns_how_to_get_it() {
     let (folder, backend) = (Folder::new(), Stub::good().await);
     folder.link();
     let detail = start(&folder, &backend, "/nowhere", &[]).await.call(&[]).await.is_problem(500, "token_unavailable");
-    assert!(detail.contains("`npm i -g vercel`") && detail.contains("`vercel env pull`"), "{detail}");
+    assert!(detail.contains("`npm i -g vercel`") && detail.contains("`vercel project token prj_shop"), "{detail}");
     assert!(!detail.contains(SUBJECT));
 }

@@ -1,6 +1,8 @@
 //! Where the token comes from: header, internal header, file, variable, in this order.
 
-use crate::stage::{Folder, Function, shows, token};
+use std::process::Command;
+
+use crate::stage::{Folder, Function, TOKEN, shows, soon, token};
 use crate::stub::{Stub, answer, header};
 
 /// The token that reached the backend.
@@ -41,12 +43,12 @@ async fn a_blank_source_counts_as_unset() {
     let function = Function::start(&variables).await;
     assert_eq!(function.call(&[("x-vercel-oidc-token", " "), ("x-vercel-internal-oidc-token", "")]).await.status, 200);
     assert_eq!(sent(&backend), token);
-    assert_eq!(function.call(&[("x-vercel-oidc-token", ""), ("x-vercel-oidc-token", "second")]).await.status, 200);
-    assert_eq!(sent(&backend), "second");
+    assert_eq!(function.call(&[("x-vercel-oidc-token", ""), ("x-vercel-oidc-token", TOKEN)]).await.status, 200);
+    assert_eq!(sent(&backend), TOKEN);
 
     let variables = [("BACKEND_URL", &*backend.url()), ("VERCEL_OIDC_TOKEN", " ")];
     let detail = Function::start(&variables).await.call(&[]).await.is_problem(500, "token_unavailable");
-    assert!(detail.contains("there is no OIDC token") || detail.contains("There is no OIDC token"), "{detail}");
+    assert!(detail.contains("There is no OIDC token"), "{detail}");
 }
 
 #[tokio::test]
@@ -63,21 +65,63 @@ async fn the_file_is_read_at_each_call_and_trimmed() {
 }
 
 #[tokio::test]
-async fn a_file_without_a_token_is_an_error_that_names_it_and_no_fall_back() {
+async fn the_source_of_the_token_is_in_the_timing() {
     let (backend, folder) = (Stub::good().await, Folder::new());
-    let variable = token("variable", 3600);
+    let url = backend.url();
+    let file = folder.write("token", TOKEN);
+    for (variables, headers, source) in [
+        (&[][..], &[("x-vercel-oidc-token", TOKEN)][..], "x-vercel-oidc-token"),
+        (&[], &[("x-vercel-internal-oidc-token", TOKEN)], "x-vercel-internal-oidc-token"),
+        (&[("VERCEL_OIDC_TOKEN_FILE", &*file)], &[], "file"),
+        (&[("VERCEL_OIDC_TOKEN", TOKEN)], &[], "variable"),
+    ] {
+        let function = Function::start(&[&[("BACKEND_URL", &*url)], variables].concat()).await;
+        let answer = function.call(headers).await;
+        let timing = answer.header("server-timing");
+        assert!(timing.split(", ").next().unwrap().ends_with(&format!(";desc={source}")), "{timing}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_a_token_is_an_error_and_no_fallback_and_only_the_log_names_it() {
+    let (backend, folder) = (Stub::good().await, Folder::new());
     let path = folder.path("token").to_str().unwrap().to_owned();
     let variables =
-        [("BACKEND_URL", &*backend.url()), ("VERCEL_OIDC_TOKEN", &*variable), ("VERCEL_OIDC_TOKEN_FILE", &*path)];
+        [("BACKEND_URL", &*backend.url()), ("VERCEL_OIDC_TOKEN", TOKEN), ("VERCEL_OIDC_TOKEN_FILE", &*path)];
     let function = Function::start(&variables).await;
     let missing = function.call(&[]).await.is_problem(500, "token_unavailable");
-    assert!(missing.contains(&path) && missing.contains("can't be read"), "{missing}");
+    assert!(missing.contains("can't be read") && missing.contains("`VERCEL_OIDC_TOKEN_FILE`"), "{missing}");
     for text in ["", " \n"] {
         folder.write("token", text);
         let empty = function.call(&[]).await.is_problem(500, "token_unavailable");
-        assert!(empty.contains(&path) && empty.contains("holds no token"), "{empty}");
+        assert!(empty.contains("it is empty") && empty.contains("`VERCEL_OIDC_TOKEN_FILE`"), "{empty}");
+        assert!(!empty.contains(&path), "{empty}");
     }
     assert_eq!(backend.requests().len(), 0);
+    assert!(!missing.contains(&path) && function.stop().await.contains(&path));
+}
+
+#[tokio::test]
+async fn a_file_is_regular_and_has_at_most_64_kib() {
+    let (backend, folder) = (Stub::good().await, Folder::new());
+    let path = folder.path("token").to_str().unwrap().to_owned();
+    let function = Function::start(&[("BACKEND_URL", &backend.url()), ("VERCEL_OIDC_TOKEN_FILE", &path)]).await;
+    let token = token("a", 3600);
+    folder.write("token", &format!("{token}{}", " ".repeat(65_536 - token.len())));
+    assert_eq!(function.call(&[]).await.status, 200);
+    folder.write("token", &format!("{token}{}", " ".repeat(65_537 - token.len())));
+    let detail = function.call(&[]).await.is_problem(500, "token_unavailable");
+    assert!(detail.contains("larger than 64 KiB"), "{detail}");
+
+    std::fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let detail = soon(function.call(&[])).await.is_problem(500, "token_unavailable");
+    assert!(detail.contains("not a regular file"), "{detail}");
+
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(folder.write("elsewhere", &token), &path).unwrap();
+    assert_eq!(function.call(&[]).await.status, 200);
+    assert_eq!(sent(&backend), token);
 }
 
 #[tokio::test]
@@ -85,28 +129,60 @@ async fn without_a_token_the_developer_learns_how_to_get_one() {
     let backend = Stub::good().await;
     let function = Function::start(&[("BACKEND_URL", &backend.url())]).await;
     let detail = function.call(&[]).await.is_problem(500, "token_unavailable");
-    for remedy in ["Secure Backend Access with OIDC Federation", "`vercel env pull`", "`VERCEL_OIDC_TOKEN`"] {
+    for remedy in ["OIDC federation", "`vercel env pull`", "`VERCEL_OIDC_TOKEN`"] {
         assert!(detail.contains(remedy), "{detail}");
     }
-    assert!(function.stop().await.contains("Error: token_unavailable: there is no OIDC token"));
+    assert!(function.stop().await.contains("Error: token_unavailable: There is no OIDC token."));
 }
 
 #[tokio::test]
-async fn what_can_not_be_sent_as_one_token_is_refused_and_not_shown() {
+async fn what_is_no_jwt_is_never_sent_and_the_slip_is_named() {
     let (backend, folder) = (Stub::good().await, Folder::new());
-    let good = token("a", 3600);
+    let (url, good) = (backend.url(), token("a", 3600));
     let path = folder.path("token").to_str().unwrap().to_owned();
-    let function = Function::start(&[("BACKEND_URL", &backend.url()), ("VERCEL_OIDC_TOKEN_FILE", &path)]).await;
-    for bad in [format!("{good}\nx-evil: 1"), format!("{good} {good}"), format!("{good}\0"), format!("{good}é")] {
-        folder.write("token", &bad);
+    let array = format!("e30.{}.c2ln", "W10");
+    for (text, slip) in [
+        (format!("\"{good}\""), "it has quotes around it"),
+        (format!("'{good}'"), "it has quotes around it"),
+        (format!("Bearer {good}"), "it begins with `Bearer`"),
+        (format!("VERCEL_OIDC_TOKEN={good}"), "it begins with a name and `=`"),
+        (format!("VERCEL_OIDC_TOKEN=\"{good}\""), "it begins with a name and `=`"),
+        (format!("{good} {good}"), "it has white space or other characters"),
+        (format!("{good}é"), "it has white space or other characters"),
+        ("not-a-jwt".to_owned(), "it is not three base64url parts"),
+        (array, "it is not three base64url parts"),
+    ] {
+        folder.write("token", &text);
+        let base = ("BACKEND_URL", &*url);
+        let by_file = Function::start(&[base, ("VERCEL_OIDC_TOKEN_FILE", &path)]).await;
+        let by_variable = Function::start(&[base, ("VERCEL_OIDC_TOKEN", &text)]).await;
+        for (answer, source) in [
+            (by_file.call(&[]).await, "the file of `VERCEL_OIDC_TOKEN_FILE`"),
+            (by_variable.call(&[]).await, "`VERCEL_OIDC_TOKEN`"),
+            (by_variable.call_with(&text).await, "the header `x-vercel-oidc-token`"),
+            (by_variable.call(&[("x-vercel-internal-oidc-token", &text)]).await, "`x-vercel-internal-oidc-token`"),
+        ] {
+            let detail = answer.is_problem(500, "token_unavailable");
+            assert!(detail.contains(source), "{detail}");
+            // A header's bytes above 127 are not UTF-8 for sure, so the characters are all that can be named.
+            assert!(detail.contains(slip), "{text:?} {source}: {detail}");
+            assert!(!shows(&answer.text, &good), "{}", answer.text);
+        }
+        assert!(!shows(&by_file.stop().await, &good) && !shows(&by_variable.stop().await, &good));
+    }
+    assert_eq!(backend.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_token_in_place_of_a_path_is_not_shown() {
+    let backend = Stub::good().await;
+    let secret = token("secret", 3600);
+    for path in [secret.clone(), format!("/x/{secret}")] {
+        let function = Function::start(&[("BACKEND_URL", &backend.url()), ("VERCEL_OIDC_TOKEN_FILE", &path)]).await;
         let answer = function.call(&[]).await;
         answer.is_problem(500, "token_unavailable");
-        assert!(!shows(&answer.text, &good), "{}", answer.text);
+        assert!(!shows(&answer.text, &secret) && !shows(&function.stop().await, &secret));
     }
-    let answer = function.call_with(&format!("{good} {good}")).await;
-    assert!(answer.is_problem(500, "token_unavailable").contains("`x-vercel-oidc-token`"));
-    assert_eq!(backend.requests().len(), 0);
-    assert!(!shows(&function.stop().await, &good));
 }
 
 #[tokio::test]
@@ -118,11 +194,13 @@ async fn a_header_token_is_sent_as_it_is_even_if_it_has_expired() {
 }
 
 #[tokio::test]
-async fn a_token_whose_expiry_can_not_be_read_is_sent_as_it_is() {
+async fn a_token_without_a_readable_expiry_is_sent_as_it_is() {
     let backend = Stub::good().await;
-    for opaque in ["an-opaque-token", "a.b.c", "e30.e30.e30"] {
-        let function = Function::start(&[("BACKEND_URL", &backend.url()), ("VERCEL_OIDC_TOKEN", opaque)]).await;
+    // `{}`, `{"exp":"1"}`, `{"exp":1,"exp":1}`
+    for claims in ["e30", "eyJleHAiOiIxIn0", "eyJleHAiOjEsImV4cCI6MX0"] {
+        let token = format!("e30.{claims}.c2ln");
+        let function = Function::start(&[("BACKEND_URL", &backend.url()), ("VERCEL_OIDC_TOKEN", &token)]).await;
         assert_eq!(function.call(&[]).await.status, 200);
-        assert_eq!(sent(&backend), opaque);
+        assert_eq!(sent(&backend), token);
     }
 }

@@ -138,7 +138,7 @@ impl Answer {
         let reason = http::StatusCode::from_u16(status).unwrap().canonical_reason().unwrap();
         assert_eq!(problem["title"], reason);
         let detail = self.detail();
-        assert!(detail.ends_with('.') && detail.len() > 20, "{detail}");
+        assert!(detail.ends_with('.') && (20..=200).contains(&detail.len()), "{}: {detail}", detail.len());
         detail
     }
 }
@@ -149,8 +149,17 @@ pub(crate) fn token(name: &str, seconds: i64) -> String {
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = part(json!({ "alg": "RS256", "typ": "JWT", "kid": "a-key" }));
     let claims = part(json!({ "sub": SUBJECT, "name": name, "exp": now + seconds }));
-    format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(format!("the signature of {name}, which nobody may see")))
+    format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(format!("the signature of {name}, which stays secret")))
 }
+
+/// A token with these claims, a JSON text.
+pub(crate) fn jwt(claims: &str) -> String {
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+}
+
+/// The shortest token: no claims, so it never expires.
+pub(crate) const TOKEN: &str = "e30.e30.c2ln";
+pub(crate) const BEARER: &str = "Bearer e30.e30.c2ln";
 
 pub(crate) const SUBJECT: &str = "owner:acme:project:shop:environment:development";
 
@@ -159,7 +168,7 @@ pub(crate) fn shows(text: &str, token: &str) -> bool {
     text.contains(token) || text.contains(token.rsplit('.').next().unwrap())
 }
 
-/// A folder of its own, removed when dropped.
+/// A new folder, removed when dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -214,7 +223,7 @@ pub(crate) fn prints(token: &str) -> String {
     format!("echo '{{\n  \"token\": \"{token}\"\n}}'")
 }
 
-/// Fails a test that waits for what never comes, long after all limits have passed.
+/// Fails a test that waits for an event that never comes, long after all limits have passed.
 pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), work).await.expect("it takes too long")
 }

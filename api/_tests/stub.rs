@@ -13,7 +13,7 @@ pub(crate) enum Reply {
     Keep(Vec<u8>),
     /// Writes this, and closes.
     Close(Vec<u8>),
-    /// Writes this, and leaves the connection open without another word.
+    /// Writes this, and then leaves the connection open and idle.
     Hang(Vec<u8>),
 }
 

@@ -1,16 +1,15 @@
-//! The page at `/`: the two ends, for people who would rather look.
+//! The page at `/`: the two ends, and a button that makes the call.
 //!
-//! Guarantees: a browser runs no script and applies no style but the page's own, and talks to no other host: the policy
-//! has their hashes, taken from the page itself (Content Security Policy Level 3). Left to others: the call that the
-//! page makes.
+//! Guarantees: a browser runs only the page's own script, applies only its own style, and talks to no other host. The
+//! policy has the hashes of both, taken from the page itself (Content Security Policy Level 3).
 
 use std::sync::LazyLock;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Response};
+use sha2::{Digest as _, Sha256};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -20,11 +19,11 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         "default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
          frame-ancestors 'none'; require-trusted-types-for 'script'"
     );
-    // Without its hashes the page is a plain one, and no less safe.
+    // Base64 is always a header value. If it were not, the page would have no script and no style.
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 });
 
-/// The page, and what a browser must hold it to.
+/// The page, with the headers that restrict what a browser does with it.
 pub(crate) fn page() -> Response<String> {
     let mut response = Response::new(PAGE.to_owned());
     let headers = response.headers_mut();
@@ -35,14 +34,14 @@ pub(crate) fn page() -> Response<String> {
     response
 }
 
-/// What stands in the page's one element of that name.
+/// The content of the page's one element of that name.
 fn inline(name: &str) -> &'static str {
     let after = PAGE.split_once(&format!("<{name}>")).map_or("", |(_, after)| after);
     after.split_once(&format!("</{name}>")).map_or("", |(inline, _)| inline)
 }
 
 fn source(inline: &str) -> String {
-    format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, inline.as_bytes())))
+    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(inline)))
 }
 
 #[cfg(test)]

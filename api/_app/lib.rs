@@ -1,0 +1,87 @@
+//! A Vercel Function that calls a protected API with its own OIDC token: the demo on top of `vercel-oidc-client`.
+//!
+//! [`Caller`] answers requests: `/` with a page, `/api/call` with what the API answers. Vercel's runtime is left to
+//! `index.rs`, everything about tokens and calls to the crate.
+
+mod page;
+mod problem;
+mod settings;
+mod timing;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use serde::de::IgnoredAny;
+use vercel_oidc_client::{ApiError, Token};
+
+use crate::problem::Failure;
+pub use crate::settings::Settings;
+use crate::settings::Target;
+use crate::timing::Timing;
+
+/// The function: what its requests share, and the answers to them.
+pub struct Caller {
+    settings: Settings,
+}
+
+impl Caller {
+    /// A caller with these settings. A process needs one.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// Answers a request. `log` gets one line for each failure that an operator has to see to.
+    pub async fn handle<B>(&self, request: &Request<B>, log: impl Fn(&str)) -> Response<String> {
+        let mut timing = Timing::start();
+        let is_get_or_head = matches!(*request.method(), Method::GET | Method::HEAD);
+        let answer = match request.uri().path() {
+            "/" | "/api/call" if !is_get_or_head => Err(Failure::MethodNotAllowed),
+            "/" => Ok(page::page()),
+            "/api/call" => self.call(request.headers(), &mut timing).await,
+            _ => Err(Failure::NotFound),
+        };
+        let mut response = answer.unwrap_or_else(|failure| {
+            if let Some(line) = failure.log_line() {
+                log(&line);
+            }
+            failure.into_response()
+        });
+        timing.write_to(response.headers_mut());
+        response
+    }
+
+    /// Gets a token, exchanges it if an audience is set, and calls the backend. Each step is timed.
+    async fn call(&self, headers: &HeaderMap, timing: &mut Timing) -> Result<Response<String>, Failure> {
+        let target = self.settings.target()?;
+        let mut token = target.tokens.get(headers).await?;
+        timing.add_with_description("token", token.source().name());
+        if let Some(audience) = &target.audience {
+            token = target.tokens.exchange(&token, audience).await?;
+            timing.add("exchange");
+        }
+        let answer = call_backend(target, headers, token).await;
+        timing.add("backend");
+        let (json, backend_headers) = answer?;
+        timing.add_verify_of(&backend_headers);
+        let mut response = Response::new(json);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+}
+
+/// The backend's JSON as it came, and the headers of the answer.
+async fn call_backend(target: &Target, headers: &HeaderMap, token: Token) -> Result<(String, HeaderMap), Failure> {
+    let response = target.api.request_base(Method::GET, headers).token(token).send().await?;
+    let response = response.error_for_status().await?;
+    let status = response.status();
+    if status != StatusCode::OK {
+        return Err(Failure::Backend(ApiError::Status { status, code: None }));
+    }
+    let headers = response.headers().clone();
+    let body = response.bytes().await?;
+    let not_json = |line, column| Failure::Backend(ApiError::NotJson { status, line, column });
+    let json = String::from_utf8(body).map_err(|_| not_json(1, 1))?;
+    serde_json::from_str::<IgnoredAny>(&json).map_err(|error| not_json(error.line(), error.column()))?;
+    Ok((json, headers))
+}
