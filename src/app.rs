@@ -1,54 +1,56 @@
-//! The routes: the part to replace with your own.
+//! The application: the guard around the routes, and what every route has in common.
 //!
-//! A route that is added in [`app`] answers verified callers only, and so does everything that no route matches. A
-//! handler sees neither the token nor its header: it takes the [`VerifiedCaller`] as an argument.
+//! Only verified callers reach a route, and only they learn which paths and methods exist. `/healthz` and `/readyz` are
+//! open, for whatever starts and watches the process.
 
+use std::any::Any;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
-use serde::Serialize;
-use tower::{ServiceBuilder, util::MapResponse};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use vercel_oidc_verifier::{Problem, Verifier, require_token};
 
-use crate::auth::{self, VerifiedCaller};
 use crate::observe::observe;
-use crate::oidc::Verifier;
-use crate::problem::Problem;
 
-/// What a handler may read of a request's body, in bytes.
+/// How much of a request's body a handler may read.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a request's body may pause.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The application: a router, and a last look at what it answers. That is no layer of the router's, for axum adds an
-/// `Allow` header outside of all layers.
-pub type App = MapResponse<Router, fn(Response) -> Response>;
-
-/// The application, ready to be served. The place for your routes.
-pub fn app(verifier: Arc<Verifier>) -> App {
-    protect(Router::new().route("/", get(hello)), verifier)
-}
-
-/// These routes, for verified callers only, and the open ones beside them.
-fn protect(routes: Router<Arc<Verifier>>, verifier: Arc<Verifier>) -> App {
-    let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
-        ServiceBuilder::new()
-            .layer(observe())
-            .layer(auth::require(verifier.clone()))
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
-    );
+/// Puts the guard, the limits and the log around these routes, and adds the open ones.
+///
+/// # Panics
+///
+/// The routes already have `/healthz` or `/readyz`.
+pub fn app(routes: Router, verifier: Arc<Verifier>) -> Router {
+    let guard = from_fn_with_state(verifier.clone(), require_token);
+    let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(guard.clone());
     let open = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(observe());
-    MapResponse::new(protected.merge(open).with_state(verifier), hide_methods)
+        .with_state(verifier)
+        .method_not_allowed_fallback(method_not_allowed.layer(guard));
+    let all = protected
+        .merge(open)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(observe));
+    // A router adds `Allow` outside of its layers, so removing it takes another router around the first.
+    Router::new().fallback_service(all).layer(map_response(hide_methods))
 }
 
-/// A refusal doesn't tell strangers which paths and methods there are.
-fn hide_methods(mut response: Response) -> Response {
+/// Only the answer to a verified caller says which methods a path has.
+async fn hide_methods(mut response: Response) -> Response {
     let problem = response.extensions().get::<Problem>();
     if problem.is_some_and(|problem| problem.status() != StatusCode::METHOD_NOT_ALLOWED) {
         response.headers_mut().remove(ALLOW);
@@ -56,152 +58,175 @@ fn hide_methods(mut response: Response) -> Response {
     response
 }
 
-#[derive(Serialize)]
-struct Hello<'a> {
-    message: &'static str,
-    caller: Caller<'a>,
-}
-
-#[derive(Serialize)]
-struct Caller<'a> {
-    subject: Option<&'a str>,
-    owner: Option<&'a str>,
-    project: Option<&'a str>,
-    environment: Option<&'a str>,
-}
-
-/// `GET /`: who calls, as the token says.
-pub async fn hello(VerifiedCaller(claims): VerifiedCaller) -> Response {
-    let caller = Caller {
-        subject: claims.sub.as_deref(),
-        owner: claims.owner.as_deref(),
-        project: claims.project.as_deref(),
-        environment: claims.environment.as_deref(),
-    };
-    Json(Hello { message: "Your token is good. This is the protected API.", caller }).into_response()
-}
-
-/// What an open route answers where all is well.
-const WELL: ([(HeaderName, HeaderValue); 1], StatusCode) =
-    ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], StatusCode::OK);
+const NO_STORE: [(HeaderName, HeaderValue); 1] = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
 async fn healthz() -> impl IntoResponse {
-    WELL
+    NO_STORE
 }
 
-/// Without traffic no token would ever ask for keys that could not be had at the start, so the question itself does.
+/// Ready while usable keys are held. Asking also has them fetched if they are not fresh: without traffic no token would.
 async fn readyz(State(verifier): State<Arc<Verifier>>) -> Result<impl IntoResponse, Problem> {
-    if verifier.keys().is_ready() {
-        return Ok(WELL);
+    let now = SystemTime::now();
+    if verifier.keys().ready(now).await {
+        return Ok(NO_STORE);
     }
-    verifier.keys().prefetch();
+    // Rounded up: an earlier attempt would get the same answer.
+    let retry_after = verifier.keys().retry_after(now).as_secs_f64().ceil().max(1.0) as u64;
     Err(Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "keys_unavailable",
-        "No usable keys of the issuer are held: none have been fetched yet, or not for an hour. The log says why.",
+        "No usable keys of the issuer are held. The log says why the last fetch failed.",
     )
-    .with_header(RETRY_AFTER, HeaderValue::from_static("1")))
+    .with_header(RETRY_AFTER, retry_after.into()))
 }
 
 async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.")
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "There is no route for this path.")
 }
 
-/// Under the open routes too, it takes a verified caller to learn more.
-async fn method_not_allowed(_: VerifiedCaller) -> Problem {
-    let detail = "This path exists, but not for this method. The `Allow` header lists those it answers.";
+async fn method_not_allowed() -> Problem {
+    let detail = "This path has no route for this method. The `Allow` header lists its methods.";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+/// A panic fails one request. Its message is in the log.
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "Something went wrong in this API. Its operator finds the cause in the log.",
+    )
+    .into_response()
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and one panics to be caught")]
 
-    use axum::body::{Body, Bytes, to_bytes};
+    use std::cell::RefCell;
+    use std::io;
+    use std::sync::Once;
+
+    use axum::body::{Body, Bytes};
     use axum::http::Request;
-    use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
+    use axum::http::header::AUTHORIZATION;
     use axum::routing::post;
-    use local::{Deployment, Issuer};
     use serde_json::{Value, json};
-    use tokio::net::TcpListener;
-    use tower::ServiceExt;
 
     use super::*;
-    use crate::oidc::{KeySet, Subject, Trust, Trusted};
+    use crate::testing::{app, authorized, claims, send};
 
-    /// An application with routes of its own, and a credential that it takes.
-    async fn with_routes(routes: Router<Arc<Verifier>>) -> (App, String) {
-        let issuer = Issuer::start(TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap();
-        let deployment = Deployment::default();
-        let who = Trusted::Subjects {
-            issuer: issuer.team_url(&deployment.team),
-            audiences: vec![deployment.audience()],
-            subjects: vec![Subject::new(deployment.subject())],
-            owner_ids: None,
-            project_ids: None,
-        };
-        let keys = KeySet::new(format!("{}/.well-known/jwks", issuer.url()).parse().unwrap());
-        let trust = Trust { who, leeway: std::time::Duration::ZERO };
-        let bearer = format!("Bearer {}", issuer.token(&deployment));
-        (protect(routes, Arc::new(Verifier::new(trust, keys, 10))), bearer)
+    async fn call(app: &Router, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
+        let (status, headers, body) = send(app, authorized(Request::post(path), &claims("production")), body).await;
+        assert_eq!(headers.get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(), ["no-store"]);
+        (status, body)
     }
 
-    async fn answer(app: &App, path: &str, bearer: &str, body: Body) -> (StatusCode, Option<Value>) {
-        let request = Request::post(path).header(AUTHORIZATION, bearer).body(body).unwrap();
-        let response = app.clone().oneshot(request).await.unwrap();
-        assert_eq!(response.headers().get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(), ["no-store"]);
-        let status = response.status();
-        (status, serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).ok())
+    thread_local!(static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+
+    /// The log of this thread, and so of this test.
+    struct Log;
+
+    impl Log {
+        fn start() -> Self {
+            static STARTED: Once = Once::new();
+            STARTED.call_once(|| tracing_subscriber::fmt().json().flatten_event(true).with_writer(|| Self).init());
+            Self
+        }
+
+        fn last_event(&self) -> Value {
+            let log = LOG.with_borrow(|log| String::from_utf8(log.clone()).unwrap());
+            serde_json::from_str(log.lines().last().unwrap()).unwrap()
+        }
+    }
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            LOG.with_borrow_mut(|log| log.write(bytes))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[tokio::test]
-    async fn a_panic_is_one_requests_failure() {
+    async fn a_panic_fails_one_request() {
         async fn fails() -> StatusCode {
             panic!("as a handler may")
         }
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(log.reopen().unwrap());
-        let _guard = tracing::subscriber::set_default(subscriber.finish());
-        let routes = Router::new()
-            .route("/fails", post(fails))
-            .route("/away", post(|| async { StatusCode::BAD_GATEWAY }))
-            .route("/", post(|| async {}));
-        let (app, bearer) = with_routes(routes).await;
-        let (status, problem) = answer(&app, "/fails", &bearer, Body::empty()).await;
-        assert_eq!((status, &problem.unwrap()["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("internal_error")));
-        let last_event = || -> Value {
-            let log = std::fs::read_to_string(log.path()).unwrap();
-            serde_json::from_str(log.lines().last().unwrap()).unwrap()
-        };
-        let event = last_event();
+        let log = Log::start();
+        let app = app(Router::new().route("/fails", post(fails)).route("/", post(|| async {})));
+        let (status, problem) = call(&app, "/fails", "").await;
+        assert_eq!((status, &problem["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("internal_error")));
+        let event = log.last_event();
         let expected =
             json!({ "level": "ERROR", "method": "POST", "route": "/fails", "status": 500, "code": "internal_error" });
         for (field, value) in expected.as_object().unwrap() {
             assert_eq!(&event[field], value, "{field}");
         }
-        assert_eq!(answer(&app, "/", &bearer, Body::empty()).await.0, StatusCode::OK);
-        // Nor does a handler's own failure pass for a refusal.
-        assert_eq!(answer(&app, "/away", &bearer, Body::empty()).await.0, StatusCode::BAD_GATEWAY);
-        assert_eq!(last_event()["level"], "ERROR");
+        assert_eq!(call(&app, "/", "").await.0, StatusCode::OK);
+    }
+
+    /// Of the answers with 503, only the one about the issuer's keys is a refusal.
+    #[tokio::test]
+    async fn a_handlers_own_failure_is_an_error_in_the_log() {
+        let log = Log::start();
+        let problem = |code| move || async move { Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, "Later.") };
+        let routes = Router::new()
+            .route("/502", post(|| async { StatusCode::BAD_GATEWAY }))
+            .route("/503", post(|| async { StatusCode::SERVICE_UNAVAILABLE }))
+            .route("/database", post(problem("database_unavailable")))
+            .route("/keys", post(problem("keys_unavailable")));
+        let app = app(routes);
+        for (path, level) in [("/502", "ERROR"), ("/503", "ERROR"), ("/database", "ERROR"), ("/keys", "INFO")] {
+            call(&app, path, "").await;
+            let event = log.last_event();
+            assert_eq!((&event["level"], &event["route"]), (&json!(level), &json!(path)));
+        }
     }
 
     #[tokio::test]
-    async fn a_handler_reads_64_kib_at_most() {
+    async fn the_log_has_the_operators_reason() {
+        let log = Log::start();
+        let secret = post(|| async {
+            Problem::new(StatusCode::FORBIDDEN, "forbidden", "No.").with_log_detail("only `x` is accepted")
+        });
+        let (_, problem) = call(&app(Router::new().route("/", secret)), "/", "").await;
+        assert_eq!(problem["detail"], "No.");
+        assert_eq!(log.last_event()["reason"], "only `x` is accepted");
+    }
+
+    /// `\u{9b}` starts a command to a terminal, and `\u{202e}` reverses the text after it.
+    #[tokio::test]
+    async fn the_log_shows_the_subject_escaped_and_cut() {
+        let log = Log::start();
+        let app = app(Router::new().route("/", post(|| async { StatusCode::BAD_GATEWAY })));
+        for (environment, shown) in
+            [("a\nb\u{9b}\u{202e}", "a\\nb\\u{9b}\\u{202e}".to_owned()), (&"é".repeat(500), "é".repeat(358))]
+        {
+            let request = authorized(Request::post("/"), &claims(environment));
+            assert_eq!(send(&app, request, "").await.0, StatusCode::BAD_GATEWAY);
+            let expected = format!("owner:acme:project:storefront:environment:{shown}");
+            assert_eq!(log.last_event()["sub"], expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_reads_at_most_64_kib() {
         let echo = post(|body: Bytes| async move { body.len().to_string() });
-        let (app, bearer) = with_routes(Router::new().route("/", echo)).await;
-        let (fits, larger) = (vec![b'x'; 64 * 1024], vec![b'x'; 64 * 1024 + 1]);
-        let (status, read) = answer(&app, "/", &bearer, Body::from(fits)).await;
-        assert_eq!((status, read), (StatusCode::OK, Some(json!(64 * 1024))));
-        assert_eq!(answer(&app, "/", &bearer, Body::from(larger)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+        let app = app(Router::new().route("/", echo));
+        assert_eq!(call(&app, "/", vec![b'x'; 64 * 1024]).await, (StatusCode::OK, json!(64 * 1024)));
+        assert_eq!(call(&app, "/", vec![b'x'; 64 * 1024 + 1]).await.0, StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     #[tokio::test]
-    async fn a_route_that_was_added_is_protected() {
-        // Whatever it says of caches.
-        let new = || async { [(CACHE_CONTROL, "public")] };
-        let (app, bearer) = with_routes(Router::new().route("/new", post(new))).await;
-        assert_eq!(answer(&app, "/new", &bearer, Body::empty()).await.0, StatusCode::OK);
-        assert_eq!(answer(&app, "/new", "Basic x", Body::empty()).await.0, StatusCode::UNAUTHORIZED);
-        assert_eq!(answer(&app, "/new", "Bearer x", Body::empty()).await.0, StatusCode::UNAUTHORIZED);
+    async fn every_added_route_is_protected_and_not_cached() {
+        let app = app(Router::new().route("/new", post(|| async { [(CACHE_CONTROL, "public")] })));
+        assert_eq!(call(&app, "/new", "").await.0, StatusCode::OK);
+        for credential in ["Basic x", "Bearer x"] {
+            let (status, ..) = send(&app, Request::post("/new").header(AUTHORIZATION, credential), "").await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
     }
 }

@@ -1,107 +1,67 @@
-//! One event per request, for the operator; and a panic in a handler is one request's failure.
+//! One log event per request, with stable field names.
 //!
-//! Accepted requests are logged at `debug`, refused ones (and those that can't be judged: 503) at `info`, failed ones at
-//! `error`. An event holds the route and never the path or query that was sent, no header but the two that trace a
-//! request, and no claim but the `sub` of a verified token. What else it holds of a request is too short for a token.
+//! Accepted requests are logged at `debug`, refused ones at `info`, failed ones at `error`. An event holds the route but
+//! never the path or query, no header except the two that trace a request, and no claim except `sub` and those that
+//! the reason for a refusal names. What it takes from a request is too short for a token.
 
-use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
-use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
-use tower::layer::layer_fn;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use axum::http::HeaderMap;
+use axum::middleware::Next;
+use axum::response::Response;
+use vercel_oidc_verifier::{Problem, VerifiedCaller};
 
-use crate::auth::VerifiedCaller;
-use crate::problem::Problem;
+/// A `traceparent` has 55 characters (W3C Trace Context), an `x-vercel-id` less than 100. The signature of a token alone
+/// has 342.
+const MAX_HEADER_BYTES: usize = 128;
+/// Longer than any `sub` of Vercel's: owner, project and environment have at most 100 characters each.
+const MAX_CLAIM_CHARS: usize = 400;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
-/// A `traceparent` has 55 characters (W3C Trace Context), an `x-vercel-id` well under 100, and of a token the signature
-/// alone 342.
-const MAX_LOGGED_BYTES: usize = 128;
-
-/// A tower layer: logs each answer, and gives one where a handler has panicked.
-pub fn observe<S>()
--> impl Layer<S, Service = impl Service<Request, Response = Response, Error = S::Error, Future: Send> + Clone> + Clone
-where
-    S: Service<Request, Response = Response, Future: Send> + Clone + Send,
-{
-    layer_fn(|service: S| {
-        service_fn(move |request: Request| {
-            let asked = Asked::new(&request);
-            // Nothing that a panic leaves half-made is used again: it goes with its request.
-            let answer = AssertUnwindSafe(service.clone().oneshot(request)).catch_unwind();
-            answer.map(move |answer| {
-                let response = answer.unwrap_or_else(|_| Ok(panicked().into_response()))?;
-                asked.log(&response);
-                Ok(response)
-            })
-        })
-    })
-}
-
-/// What an event says of its request.
-struct Asked {
-    began: Instant,
-    method: Method,
-    route: Option<MatchedPath>,
-    traceparent: Option<HeaderValue>,
-    x_vercel_id: Option<HeaderValue>,
-}
-
-impl Asked {
-    fn new(request: &Request) -> Self {
-        let headers = request.headers();
-        Self {
-            began: Instant::now(),
-            method: request.method().clone(),
-            route: request.extensions().get::<MatchedPath>().cloned(),
-            traceparent: headers.get(TRACEPARENT).cloned(),
-            x_vercel_id: headers.get(X_VERCEL_ID).cloned(),
-        }
+/// Logs what is answered to this request.
+pub async fn observe(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let traceparent = short_header(request.headers(), "traceparent");
+    let x_vercel_id = short_header(request.headers(), "x-vercel-id");
+    let response = next.run(request).await;
+    let problem = response.extensions().get::<Problem>();
+    let caller = response.extensions().get::<VerifiedCaller>();
+    macro_rules! log {
+        ($level:ident, $message:literal) => {
+            tracing::$level!(
+                // A method can be any word.
+                method = (method.as_str().len() <= MAX_HEADER_BYTES).then_some(method.as_str()),
+                route = route.as_ref().map(MatchedPath::as_str),
+                status = response.status().as_u16(),
+                duration_ms = began.elapsed().as_micros() as f64 / 1000.0,
+                code = problem.map(Problem::code),
+                reason = problem.map(Problem::log_detail),
+                sub = caller.and_then(|caller| caller.claims().sub()).map(escaped),
+                traceparent,
+                x_vercel_id,
+                $message
+            )
+        };
     }
-
-    fn log(&self, response: &Response) {
-        let problem = response.extensions().get::<Problem>();
-        macro_rules! log {
-            ($level:ident, $message:literal) => {
-                tracing::$level!(
-                    method = short(self.method.as_str()),
-                    route = self.route.as_ref().map(MatchedPath::as_str),
-                    status = response.status().as_u16(),
-                    duration_ms = self.began.elapsed().as_micros() as f64 / 1000.0,
-                    code = problem.map(Problem::code),
-                    reason = problem.map(Problem::detail),
-                    sub = response.extensions().get().and_then(|VerifiedCaller(claims)| claims.sub.as_deref()),
-                    traceparent = self.traceparent.as_ref().and_then(|value| short(value.to_str().ok()?)),
-                    x_vercel_id = self.x_vercel_id.as_ref().and_then(|value| short(value.to_str().ok()?)),
-                    $message
-                )
-            };
-        }
-        match response.status() {
-            status if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE => {
-                log!(info, "refused a request")
-            }
-            status if status.is_server_error() => log!(error, "failed to answer a request"),
-            _ => log!(debug, "answered a request"),
-        }
+    let code = problem.map(Problem::code);
+    match response.status() {
+        // Of the 503s only this one means that the issuer is to blame. Others are failures of a handler.
+        status if status.is_client_error() || code == Some("keys_unavailable") => log!(info, "refused a request"),
+        status if status.is_server_error() => log!(error, "failed to answer a request"),
+        _ => log!(debug, "answered a request"),
     }
+    response
 }
 
-/// A method can be any word, and a header anything: neither is a way to get a token into the log, or to fill it.
-fn short(text: &str) -> Option<&str> {
-    (text.len() <= MAX_LOGGED_BYTES).then_some(text)
+/// A header's value if it can't hold a token, nor fill the log.
+fn short_header(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    (value.len() <= MAX_HEADER_BYTES).then(|| value.to_owned())
 }
 
-/// What a client learns of a panic. The panic's own words are on standard error.
-fn panicked() -> Problem {
-    Problem::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "internal_error",
-        "Something went wrong in this API. Its operator finds the cause in the log.",
-    )
+/// A claim, so that it can neither forge a line, hide in one, nor fill the log.
+fn escaped(claim: &str) -> String {
+    claim.chars().take(MAX_CLAIM_CHARS).flat_map(char::escape_debug).collect()
 }

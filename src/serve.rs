@@ -1,49 +1,39 @@
 //! Serves the application until told to stop, and stays up under pressure.
 //!
-//! What `axum::serve` leaves open is bounded here: the time for a request's head, the time that a client may refuse to
-//! read, and the number of connections. Where that number is reached, whoever has been silent longest makes room.
+//! `axum::serve` puts no limit on the number of connections. Here there is one: when it is reached, the connection that
+//! has been idle longest is closed. What happens within a connection is in [`connection`].
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::Router;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio_io_timeout::TimeoutStream;
-use tower::ServiceExt;
 
-use crate::app::App;
+use crate::connection::{self, Activity};
 
-/// A head takes one round trip; ten seconds are a very slow line's.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that reads nothing for so long is gone, or holds on to the connection for its own sake.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than an answer takes that has to wait for the issuer's keys.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Far more than 8 KiB of token and what proxies add. Times the connections, it bounds the memory that heads can take.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Each takes about 25 KiB while its head is awaited, so these a quarter of a gigabyte.
+/// More than an answer takes that waits for the issuer's keys.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// An idle connection takes about 25 KiB, so 10,000 of them take a quarter of a gigabyte.
 const MAX_CONNECTIONS: usize = 10_000;
-/// Clients that the system keeps waiting to be accepted. With the usual 128, a burst makes the others wait for a
-/// second, until they try again.
+/// Clients that the system queues until they are accepted. With the usual 128, the rest of a burst waits for a second
+/// until it is sent again.
 const BACKLOG: i32 = 4096;
-/// Files kept for all that isn't a client's connection: the listener, the fetch of the keys, standard streams.
+/// Files for everything but clients' connections: the listener, the fetch of the keys, standard streams.
 const OTHER_FILES: usize = 64;
 
-/// Accepts connections until `shutdown` ends, then finishes what is in flight, for 10 s at most.
+/// Accepts connections until `shutdown` ends, then finishes the requests in flight for at most 10 s.
 ///
 /// # Errors
 ///
-/// Where the system refuses its limits on open files, or to listen. What goes wrong with single connections ends these
-/// alone.
-pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+/// The system refuses its limits on open files, or to listen. An error of a single connection ends only that
+/// connection.
+pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     SockRef::from(&listener).listen(BACKLOG)?;
     let mut connections = Connections::new(max_connections()?);
     let graceful = GracefulShutdown::new();
@@ -52,14 +42,14 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
         let accepted = tokio::select! {
             accepted = async {
                 let accepted = listener.accept().await;
-                connections.room().await;
+                connections.free_one().await;
                 accepted
             } => accepted,
             () = &mut shutdown => break,
         };
         match accepted {
             Ok((stream, _)) => connections.add(stream, app.clone(), graceful.watcher()),
-            // The client is gone already, or the machine is short of something: it won't be better at once.
+            // The client is already gone, or the system is short of something: trying again at once would not help.
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -67,14 +57,14 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
         }
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests were still unanswered when the time to finish them was over");
+    if tokio::time::timeout(STOP_TIMEOUT, graceful.shutdown()).await.is_err() {
+        tracing::warn!("shutdown timed out with requests in flight");
     }
     Ok(())
 }
 
-/// [`MAX_CONNECTIONS`], or as many as the system has files for. Many systems start a process with a soft limit of
-/// 1024 files, for the sake of programs that use `select`.
+/// [`MAX_CONNECTIONS`], or as many as the system has files for. Many systems start a process with a soft limit of 1024
+/// files, for programs that use `select`.
 fn max_connections() -> io::Result<usize> {
     let wanted = MAX_CONNECTIONS + OTHER_FILES;
     let raised = rlimit::increase_nofile_limit(wanted as u64).map_err(|error| {
@@ -89,88 +79,55 @@ fn max_connections() -> io::Result<usize> {
 
 struct Connections {
     max: usize,
-    /// Ends all with its own end.
+    /// The connections' tasks. They end when this is dropped.
     tasks: JoinSet<()>,
     open: HashMap<Id, Connection>,
+    became_idle: Arc<Notify>,
 }
 
 struct Connection {
     task: AbortHandle,
-    /// The number of its present silence, the lowest being the longest, or [`BUSY`].
-    silence: Arc<AtomicU64>,
-}
-
-/// A request is being answered.
-const BUSY: u64 = u64::MAX;
-
-/// Numbers the silences of all connections in the order in which they begin.
-fn next_silence() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    activity: Arc<Activity>,
 }
 
 impl Connections {
     fn new(max: usize) -> Self {
-        Self { max, tasks: JoinSet::new(), open: HashMap::new() }
+        Self { max, tasks: JoinSet::new(), open: HashMap::new(), became_idle: Arc::default() }
     }
 
-    /// Waits until there is room for one more. Only where each connection is being answered does this take time.
-    async fn room(&mut self) {
+    /// Waits until there are fewer connections than allowed. At the limit it closes the one that has been idle longest;
+    /// if none is idle, it waits until one is.
+    async fn free_one(&mut self) {
         while let Some(ended) = self.tasks.try_join_next_with_id() {
             self.forget(ended);
         }
         while self.open.len() >= self.max {
-            let silence = |(_, connection): &(&Id, &Connection)| connection.silence.load(Ordering::Relaxed);
-            let silent = self.open.iter().filter(|connection| silence(connection) != BUSY).min_by_key(silence);
-            match silent.map(|(longest, _)| *longest) {
-                Some(longest) => {
-                    if let Some(connection) = self.open.remove(&longest) {
-                        connection.task.abort();
-                    }
-                }
-                None => {
-                    if let Some(ended) = self.tasks.join_next_with_id().await {
-                        self.forget(ended);
-                    }
-                }
+            if let Some(connection) = self.longest_idle().and_then(|id| self.open.remove(&id)) {
+                connection.task.abort();
+                continue;
+            }
+            tokio::select! {
+                Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
+                () = self.became_idle.notified() => {}
             }
         }
     }
 
-    /// A handle to a task keeps all of its memory, so none outlives its connection.
+    fn longest_idle(&self) -> Option<Id> {
+        let idle = self.open.iter().filter_map(|(id, connection)| Some((connection.activity.idle_since()?, *id)));
+        idle.min_by_key(|(since, _)| *since).map(|(_, id)| id)
+    }
+
+    /// A handle keeps the memory of its task, so an ended connection's must go.
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
         self.open.remove(&id);
     }
 
-    fn add(&mut self, stream: TcpStream, app: App, watcher: Watcher) {
-        let silence = Arc::new(AtomicU64::new(next_silence()));
-        let own = silence.clone();
-        let task = self.tasks.spawn(async move {
-            let service = service_fn(move |request| {
-                let (app, own) = (app.clone(), own.clone());
-                async move {
-                    own.store(BUSY, Ordering::Relaxed);
-                    let response = app.oneshot(request).await;
-                    own.store(next_silence(), Ordering::Relaxed);
-                    response
-                }
-            });
-            let mut stream = TimeoutStream::new(stream);
-            stream.set_write_timeout(Some(WRITE_TIMEOUT));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                // Answers are small: to copy one behind its head costs less than a write from two places.
-                .writev(false)
-                .max_buf_size(MAX_HEAD_BYTES)
-                .serve_connection(TokioIo::new(Box::pin(stream)), service);
-            // An error here is the client's: it went away, or sent what isn't HTTP.
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
-        self.open.insert(task.id(), Connection { task, silence });
+    fn add(&mut self, stream: TcpStream, app: Router, watcher: Watcher) {
+        let activity = Arc::new(Activity::new(self.became_idle.clone()));
+        let task = self.tasks.spawn(connection::serve(stream, app, activity.clone(), watcher));
+        self.open.insert(task.id(), Connection { task, activity });
     }
 }
 
@@ -178,32 +135,34 @@ impl Connections {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use axum::Router;
     use axum::routing::get;
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::{Semaphore, mpsc, oneshot};
-    use tower::util::MapResponse;
 
     use super::*;
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
-    fn app(routes: Router) -> App {
-        MapResponse::new(routes, std::convert::identity)
-    }
-
     /// The client's end of a new connection.
-    async fn connect(connections: &mut Connections, graceful: &GracefulShutdown, routes: &Router) -> TcpStream {
+    async fn connect(connections: &mut Connections, graceful: &GracefulShutdown, app: &Router) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        connections.add(stream, app(routes.clone()), graceful.watcher());
+        connections.add(stream, app.clone(), graceful.watcher());
         client
     }
 
+    async fn soon<T>(event: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(5), event).await.unwrap()
+    }
+
+    async fn is_closed(client: &mut TcpStream) -> bool {
+        soon(client.read(&mut [0])).await.unwrap_or_default() == 0
+    }
+
     #[tokio::test]
-    async fn only_the_silent_make_room() {
+    async fn closes_idle_connections_but_no_busy_one() {
         let (entered, mut entries) = mpsc::unbounded_channel();
         let answers = Arc::new(Semaphore::new(0));
         let may_answer = answers.clone();
@@ -211,29 +170,54 @@ mod tests {
             entered.send(()).unwrap();
             may_answer.acquire().await.unwrap().forget();
         });
-        let routes = Router::new().route("/", waits);
+        let app = Router::new().route("/", waits);
         let (mut connections, graceful) = (Connections::new(2), GracefulShutdown::new());
-        let mut asking = Vec::new();
+        let mut busy = Vec::new();
         for _ in 0..2 {
-            let mut asks = connect(&mut connections, &graceful, &routes).await;
-            asks.write_all(REQUEST).await.unwrap();
+            let mut client = connect(&mut connections, &graceful, &app).await;
+            client.write_all(REQUEST).await.unwrap();
             entries.recv().await.unwrap();
-            asking.push(asks);
+            busy.push(client);
             if connections.open.len() < connections.max {
-                // Silent for a shorter time than the other has been open.
-                let mut silent = connect(&mut connections, &graceful, &routes).await;
-                connections.room().await;
-                let closed = tokio::time::timeout(Duration::from_secs(1), silent.read(&mut [0])).await;
-                assert_eq!(closed.unwrap().unwrap_or_default(), 0);
+                // Idle for less time than the busy one has been open.
+                let mut idle = connect(&mut connections, &graceful, &app).await;
+                connections.free_one().await;
+                assert!(is_closed(&mut idle).await);
             }
         }
-        assert!(connections.room().now_or_never().is_none());
-        answers.add_permits(2);
-        for asks in &mut asking {
-            assert_eq!(asks.read(&mut [0]).await.unwrap(), 1);
-        }
-        tokio::time::timeout(Duration::from_secs(1), connections.room()).await.unwrap();
+        // Both are busy. A connection that becomes idle ends the wait, although it stays open.
+        let mut wait = Box::pin(connections.free_one());
+        assert!((&mut wait).now_or_never().is_none());
+        answers.add_permits(1);
+        soon(wait).await;
         assert_eq!(connections.open.len(), 1);
+    }
+
+    /// A handler that has returned is not the end of its answer.
+    #[tokio::test]
+    async fn an_answer_that_is_still_being_written_is_not_idle() {
+        const BYTES: usize = 32 << 20;
+        let app = Router::new().route("/", get(|| async { vec![b'x'; BYTES] }));
+        let (mut connections, graceful) = (Connections::new(2), GracefulShutdown::new());
+        let mut reading = connect(&mut connections, &graceful, &app).await;
+        reading.write_all(REQUEST).await.unwrap();
+        // The first bytes are here: the handler has returned.
+        let mut bytes = soon(reading.read(&mut [0; 1024])).await.unwrap();
+        let mut idle = connect(&mut connections, &graceful, &app).await;
+        soon(connections.free_one()).await;
+        assert!(is_closed(&mut idle).await);
+        // The second becomes idle later than the first began to be answered, and is closed all the same.
+        let mut buffer = vec![0; 1 << 20];
+        while bytes < BYTES {
+            match soon(reading.read(&mut buffer)).await.unwrap() {
+                0 => panic!("closed after {bytes} bytes"),
+                read => bytes += read,
+            }
+        }
+        // Handed over, it is idle.
+        let _newer = connect(&mut connections, &graceful, &app).await;
+        soon(connections.free_one()).await;
+        assert!(is_closed(&mut reading).await);
     }
 
     #[tokio::test]
@@ -246,7 +230,7 @@ mod tests {
         while !connections.open.values().all(|connection| connection.task.is_finished()) {
             tokio::task::yield_now().await;
         }
-        connections.room().await;
+        connections.free_one().await;
         assert!(connections.open.is_empty());
     }
 
@@ -262,7 +246,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        let server = tokio::spawn(serve(listener, app(Router::new().route("/", hangs)), shutdown));
+        let server = tokio::spawn(serve(listener, Router::new().route("/", hangs), shutdown));
         client.write_all(REQUEST).await.unwrap();
         entries.recv().await.unwrap();
         stop.send(()).unwrap();

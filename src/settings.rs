@@ -1,18 +1,18 @@
-//! Environment variables in; settings, or every problem at once, out.
+//! Environment variables in; settings, or every error at once, out.
 //!
-//! The one place that knows the names of the variables. It reads them through a function, so that tests need not touch
-//! the environment of the process, and does no input or output. Whatever is set must be right: a rule that can't be
+//! The one place that knows the names of the variables. It reads them through a function, so tests don't touch the
+//! environment of the process, and it does no input or output. A value that is set must be valid: a rule that can't be
 //! read is never skipped.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::Url;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use vercel_oidc_verifier::{KeySet, Subject, Trust, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
 
-use crate::oidc::{Subject, Trust, Trusted, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
-pub use crate::variables::Problems;
+pub use crate::variables::SettingsError;
 use crate::variables::Variables;
 
 const TEAM_SLUG: &str = "OIDC_TEAM_SLUG";
@@ -25,39 +25,41 @@ const AUDIENCE: &str = "OIDC_AUDIENCE";
 const SUBJECT: &str = "OIDC_SUBJECT";
 const OWNER_ID: &str = "OIDC_OWNER_ID";
 const PROJECT_ID: &str = "OIDC_PROJECT_ID";
+const VERCEL_PROJECT_ID: &str = "VERCEL_PROJECT_ID";
+const VERCEL_TARGET_ENV: &str = "VERCEL_TARGET_ENV";
+const VERCEL_ENV: &str = "VERCEL_ENV";
 
-/// With any of these set, the operator has chosen whom to trust, and the deployment's own project is not trusted by
-/// itself.
+/// If any of these is set, the operator has chosen whom to trust, so same-project mode is off.
 const TRUST_VARIABLES: [&str; 10] =
     [TEAM_SLUG, PROJECT_NAME, ENVIRONMENT, ISSUER_MODE, ISSUER, JWKS_URL, AUDIENCE, SUBJECT, OWNER_ID, PROJECT_ID];
 
 const MAX_LEEWAY_SECONDS: u64 = 300;
 
-/// What the backend is told from outside.
+/// What the backend is told by its environment.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The address or host name to listen at.
     pub host: String,
     /// The port to listen at; 0 takes any free one.
     pub port: u16,
-    /// How log lines look.
+    /// The format of the log.
     pub log_format: LogFormat,
-    /// Which log lines there are.
+    /// Which events are logged.
     pub log_filter: Targets,
-    /// Whom to trust.
+    /// Which tokens are accepted.
     pub trust: Trust,
-    /// Where the issuer's keys are.
-    pub jwks_url: Url,
-    /// How many verified tokens to remember.
-    pub remembered_tokens: usize,
+    /// The issuer's keys.
+    pub keys: KeySet,
+    /// How many verified tokens are cached; 0 turns the cache off.
+    pub cached_tokens: usize,
 }
 
-/// How log lines look.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// For programs: one object a line.
+    /// For programs: one JSON object a line.
     Json,
 }
 
@@ -69,17 +71,18 @@ impl Settings {
     ///
     /// let settings = Settings::read(|name| match name {
     ///     "OIDC_TEAM_SLUG" => Some("acme"),
-    ///     "OIDC_PROJECT_NAME" => Some("shop"),
+    ///     "OIDC_PROJECT_NAME" => Some("storefront"),
+    ///     "OIDC_OWNER_ID" => Some("team_7Gw5ZMzpQA8h90F832KGp7nw"),
     ///     _ => None,
     /// })?;
-    /// assert_eq!(settings.jwks_url.as_str(), "https://oidc.vercel.com/acme/.well-known/jwks");
-    /// # Ok::<(), backend::settings::Problems>(())
+    /// assert_eq!(settings.trust.subjects()[0].as_str(), "owner:acme:project:storefront:environment:production");
+    /// # Ok::<(), backend::settings::SettingsError>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`Problems`]: every variable that is missing or wrong.
-    pub fn read<V: Into<OsString>>(variable: impl Fn(&str) -> Option<V>) -> Result<Self, Problems> {
+    /// [`SettingsError`]: every variable that is missing or wrong.
+    pub fn read<V: Into<OsString>>(variable: impl Fn(&str) -> Option<V>) -> Result<Self, SettingsError> {
         let mut variables = Variables::new(variable);
         let host = variables.parsed("HOST", "0.0.0.0".into(), "an IP address or a host name", host);
         let port = variables.parsed("PORT", 3001, "a port: 0 to 65535", |text| text.parse().ok());
@@ -88,51 +91,68 @@ impl Settings {
             "json" => Some(LogFormat::Json),
             _ => None,
         });
-        let expected = "a level such as `info`, or a list such as `backend=debug,warn`";
-        let info = Targets::new().with_default(tracing::Level::INFO);
-        let log_filter = variables.parsed("RUST_LOG", info, expected, |text| text.parse().ok());
+        let info = Targets::new().with_default(LevelFilter::INFO);
+        let expected = "a level (off, error, warn, info, debug, trace) or a list such as `info,backend=debug`";
+        let log_filter = variables.parsed("RUST_LOG", info, expected, log_filter);
         let leeway = variables.parsed("OIDC_CLOCK_LEEWAY_SECONDS", 30, "seconds: 0 to 300", |text| {
             text.parse().ok().filter(|seconds| *seconds <= MAX_LEEWAY_SECONDS)
         });
-        let remembered =
+        let cached_tokens =
             variables.parsed("OIDC_REMEMBERED_TOKENS", 10_000, "a number of tokens: 0 to 4294967295", |text| {
                 text.parse::<u32>().ok()
             });
-        let trusted = variables.trusted();
-        match trusted {
-            Some((who, jwks_url)) if variables.are_right() => Ok(Self {
+        match variables.trust() {
+            Some((trust, keys)) if !variables.has_errors() => Ok(Self {
                 host,
                 port,
                 log_format,
                 log_filter,
-                trust: Trust { who, leeway: Duration::from_secs(leeway) },
-                jwks_url,
-                remembered_tokens: remembered as usize,
+                trust: trust.with_leeway(Duration::from_secs(leeway)),
+                keys,
+                cached_tokens: cached_tokens as usize,
             }),
-            _ => Err(variables.into_problems()),
+            _ => Err(variables.into_error()),
         }
     }
 }
 
 impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
-    /// Names that are parts of a subject. A `:` in one would move the parts after it, and a `*` would make it a
+    /// Names that become parts of a subject. A `:` in a name would move the parts after it, and a `*` would make it a
     /// pattern.
     fn names(&mut self, name: &str) -> Option<Vec<String>> {
-        let names = self.list(name)?;
+        let names = self.plain_list(name)?;
         if names.iter().any(|part| part.contains([':', '*'])) {
-            self.problem(name, format_args!("takes plain names, without `:` and `*`: for a pattern set {SUBJECT}"));
+            self.report(name, format_args!("takes plain names, without `:` and `*`: for a pattern set {SUBJECT}"));
         }
         Some(names)
     }
 
-    /// Whom to trust, and where the keys are; or nothing, and a problem that says why.
-    fn trusted(&mut self) -> Option<(Trusted, Url)> {
-        if TRUST_VARIABLES.iter().all(|name| self.text(name).is_none())
-            && let Some(project_id) = self.text("VERCEL_PROJECT_ID")
-            && let Some(environment) = self.text("VERCEL_TARGET_ENV").or_else(|| self.text("VERCEL_ENV"))
+    /// Accepted subjects. A branch's name can be part of another issuer's subject, so more characters are valid here
+    /// than in names and ids.
+    fn subjects(&mut self) -> Option<Vec<String>> {
+        let subjects = self.list(SUBJECT)?;
+        let is_quote = |c: char| c == '"' || c == '\'';
+        if subjects.iter().any(|subject| {
+            subject.starts_with(is_quote) || subject.contains(char::is_control) || subject.contains(" #")
+        }) {
+            self.report(SUBJECT, "has quotes around it, a comment or a control character: set the plain value");
+        }
+        Some(subjects)
+    }
+
+    /// A variable without effect would make the operator believe in a rule that does not exist.
+    fn refuse_without_effect(&mut self, name: &str, beside: &str) {
+        if self.is_set(name) && self.is_set(beside) {
+            self.report(name, format_args!("has no effect beside {beside}: unset one of them"));
+        }
+    }
+
+    /// Whom to trust and where the keys are; or nothing, and an error that says why.
+    fn trust(&mut self) -> Option<(Trust, KeySet)> {
+        if !TRUST_VARIABLES.iter().any(|name| self.is_set(name))
+            && let Some(trust) = self.same_project()
         {
-            let keys = jwks_url(VERCEL_ISSUER)?;
-            return Some((Trusted::SameProject { project_id, environment }, keys));
+            return Some((trust, KeySet::of_issuer(VERCEL_ISSUER).ok()?));
         }
 
         let team = self.parsed(TEAM_SLUG, None, "a team's slug: letters, digits, `-` and `_`", |text| {
@@ -149,28 +169,30 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
             _ if is_global => Some(VERCEL_ISSUER.into()),
             team => team.as_deref().map(vercel_issuer),
         });
-        let audiences = self.list(AUDIENCE).or_else(|| Some(vec![vercel_audience(team.as_ref()?)]));
-        let subjects = self.list(SUBJECT);
-        let jwks_url = match self.url(JWKS_URL) {
-            Some(url) => Url::parse(&url).ok(),
-            None => issuer.as_deref().and_then(jwks_url),
+        let audiences = self.plain_list(AUDIENCE).or_else(|| Some(vec![vercel_audience(team.as_ref()?)]));
+        let subjects = self.subjects();
+        let keys = match self.url(JWKS_URL) {
+            Some(url) => KeySet::from_url(&url).ok(),
+            None => issuer.as_deref().and_then(|issuer| KeySet::of_issuer(issuer).ok()),
         };
-        let owner_ids = self.list(OWNER_ID);
-        let project_ids = self.list(PROJECT_ID);
+        let owner_ids = self.plain_list(OWNER_ID);
+        let project_ids = self.plain_list(PROJECT_ID);
 
-        if self.text(TEAM_SLUG).is_none() && (issuer.is_none() || audiences.is_none() || subjects.is_none()) {
-            let problem = format!(
+        self.refuse_without_effect(PROJECT_NAME, SUBJECT);
+        self.refuse_without_effect(ENVIRONMENT, SUBJECT);
+        self.refuse_without_effect(ISSUER_MODE, ISSUER);
+        if !self.is_set(TEAM_SLUG) && (issuer.is_none() || audiences.is_none() || subjects.is_none()) {
+            let error = format!(
                 "is not set, and is needed unless {ISSUER}, {AUDIENCE} and {SUBJECT} all are: \
                  set it to your team's slug, as in https://vercel.com/[slug]"
             );
-            self.problem(TEAM_SLUG, problem);
+            self.report(TEAM_SLUG, error);
         }
         if projects.is_none() && subjects.is_none() {
-            let problem =
-                format!("is not set, and is needed unless {SUBJECT} is: set it to the calling project's name");
-            self.problem(PROJECT_NAME, problem);
+            let error = format!("is not set, and is needed unless {SUBJECT} is: set it to the calling project's name");
+            self.report(PROJECT_NAME, error);
         }
-        let subjects = match (subjects, team, projects) {
+        let subjects: Vec<_> = match (subjects, team, projects) {
             (Some(subjects), _, _) => subjects.into_iter().map(Subject::new).collect(),
             (None, Some(team), Some(projects)) => projects
                 .iter()
@@ -178,15 +200,25 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
                 .collect(),
             (None, _, _) => return None,
         };
-        Some((
-            Trusted::Subjects { issuer: issuer?, audiences: audiences?, subjects, owner_ids, project_ids },
-            jwks_url?,
-        ))
+        let mut trust = Trust::issuer(issuer?, audiences?, subjects);
+        if let Some(ids) = owner_ids {
+            trust = trust.with_owner_ids(ids);
+        }
+        if let Some(ids) = project_ids {
+            trust = trust.with_project_ids(ids);
+        }
+        Some((trust, keys?))
     }
-}
 
-fn jwks_url(issuer: &str) -> Option<Url> {
-    Url::parse(&format!("{}/.well-known/jwks", issuer.trim_end_matches('/'))).ok()
+    /// Trusts the functions of this deployment's own project, if Vercel says which one it is.
+    fn same_project(&mut self) -> Option<Trust> {
+        let project_id = self.text(VERCEL_PROJECT_ID)?;
+        let environment_variable = if self.is_set(VERCEL_TARGET_ENV) { VERCEL_TARGET_ENV } else { VERCEL_ENV };
+        let environment = self.text(environment_variable)?;
+        self.require_plain(VERCEL_PROJECT_ID, std::slice::from_ref(&project_id));
+        self.require_plain(environment_variable, std::slice::from_ref(&environment));
+        Some(Trust::same_project(project_id, environment))
+    }
 }
 
 fn host(text: &str) -> Option<String> {
@@ -195,41 +227,102 @@ fn host(text: &str) -> Option<String> {
     (is_name || bare.parse::<IpAddr>().is_ok()).then(|| bare.to_owned())
 }
 
+/// A level, or a list of levels and `target=level`.
+///
+/// Stricter than [`Targets`], which takes `warning` or `true` for the name of a target and then logs nothing else, and
+/// `info,` for two items of which the second turns everything on.
+fn log_filter(text: &str) -> Option<Targets> {
+    let items: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+    let mut filter = Targets::new();
+    if items.is_empty() {
+        filter = filter.with_default(LevelFilter::INFO);
+    }
+    for item in items {
+        filter = match item.split_once('=') {
+            None => filter.with_default(level(item)?),
+            Some((target, level_of_target)) => filter.with_target(target_name(target)?, level(level_of_target)?),
+        };
+    }
+    Some(filter)
+}
+
+fn target_name(text: &str) -> Option<&str> {
+    let text = text.trim();
+    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:.".contains(&byte));
+    (is_name && !text.is_empty()).then_some(text)
+}
+
+fn level(text: &str) -> Option<LevelFilter> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "off" => Some(LevelFilter::OFF),
+        "error" => Some(LevelFilter::ERROR),
+        "warn" => Some(LevelFilter::WARN),
+        "info" => Some(LevelFilter::INFO),
+        "debug" => Some(LevelFilter::DEBUG),
+        "trace" => Some(LevelFilter::TRACE),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::fmt::Debug;
+
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Settings, Problems> {
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         Settings::read(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| *value))
     }
 
     const PROJECT: [(&str, &str); 2] = [(TEAM_SLUG, "acme"), (PROJECT_NAME, "shop")];
 
-    fn read_with(more: &[(&str, &str)]) -> Settings {
-        read(&[more, &PROJECT].concat()).unwrap()
+    fn read_with(more: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        read(&[more, &PROJECT].concat())
+    }
+
+    #[track_caller]
+    fn assert_same(one: impl Debug, other: impl Debug) {
+        assert_eq!(format!("{one:?}"), format!("{other:?}"));
+    }
+
+    /// Demands one line that begins with this variable.
+    #[track_caller]
+    fn assert_one_error(settings: Result<Settings, SettingsError>, name: &str) {
+        let errors = settings.unwrap_err().to_string();
+        assert!(errors.starts_with(&format!("{name}: ")) && errors.lines().count() == 1, "{name}: {errors}");
     }
 
     #[test]
     fn a_team_and_a_project_are_enough() {
         let blank = [("PORT", ""), ("HOST", " "), ("LOG_FORMAT", "\t"), ("RUST_LOG", ""), (ISSUER, ""), (SUBJECT, " ")];
-        for more in [&[][..], &blank, &[("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_ENV", "preview")]] {
-            let settings = read_with(more);
-            assert_eq!((settings.host.as_str(), settings.port, settings.remembered_tokens), ("0.0.0.0", 3001, 10_000));
-            assert_eq!((settings.log_format, settings.trust.leeway), (LogFormat::Text, Duration::from_secs(30)));
-            assert_eq!(settings.jwks_url.as_str(), "https://oidc.vercel.com/acme/.well-known/jwks");
-            let trusted = format!("{:?}", settings.trust.who);
-            assert_eq!(trusted, format!("{:?}", Trust::project("acme", "shop", "production").who));
+        for more in [&[][..], &blank, &[(VERCEL_PROJECT_ID, "prj_1"), (VERCEL_ENV, "preview")]] {
+            let settings = read_with(more).unwrap();
+            assert_eq!((settings.host.as_str(), settings.port, settings.cached_tokens), ("0.0.0.0", 3001, 10_000));
+            assert_eq!(settings.log_format, LogFormat::Text);
+            assert_same(settings.log_filter, Targets::new().with_default(LevelFilter::INFO));
+            assert_same(settings.keys, KeySet::from_url("https://oidc.vercel.com/acme/.well-known/jwks").unwrap());
+            assert_same(settings.trust, Trust::project("acme", "shop", "production"));
         }
     }
 
     #[test]
     fn every_pair_of_project_and_environment_is_a_subject() {
-        let settings = read_with(&[(PROJECT_NAME, "a, b,"), (ENVIRONMENT, "preview,staging")]);
-        let Trusted::Subjects { subjects, .. } = settings.trust.who else { unreachable!() };
+        let settings = read_with(&[(PROJECT_NAME, "a, b,"), (ENVIRONMENT, "preview,staging")]).unwrap();
         let expected = [("a", "preview"), ("a", "staging"), ("b", "preview"), ("b", "staging")];
-        assert_eq!(subjects, expected.map(|(project, environment)| Subject::of("acme", project, environment)));
+        let expected = expected.map(|(project, environment)| Subject::of("acme", project, environment));
+        assert_eq!(settings.trust.subjects(), expected);
+    }
+
+    #[test]
+    fn ids_and_leeway_are_part_of_the_trust() {
+        let more = [(OWNER_ID, "team_1, team_2"), (PROJECT_ID, "prj_1"), ("OIDC_CLOCK_LEEWAY_SECONDS", "5")];
+        let expected = Trust::project("acme", "shop", "production")
+            .with_owner_ids(["team_1", "team_2"])
+            .with_project_ids(["prj_1"])
+            .with_leeway(Duration::from_secs(5));
+        assert_same(read_with(&more).unwrap().trust, expected);
     }
 
     #[test]
@@ -240,17 +333,17 @@ mod tests {
             (&[(ISSUER, "https://issuer.test/x/")], "https://issuer.test/x/.well-known/jwks"),
             (&[(ISSUER, "https://issuer.test"), (JWKS_URL, "https://keys.test/a?b")], "https://keys.test/a?b"),
         ] {
-            assert_eq!(read_with(more).jwks_url.as_str(), url, "{more:?}");
+            assert_same(read_with(more).unwrap().keys, KeySet::from_url(url).unwrap());
         }
     }
 
     #[test]
-    fn same_project_mode_is_for_when_nothing_else_is_said() {
-        let deployment = [("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_TARGET_ENV", "staging"), ("VERCEL_ENV", "preview")];
+    fn same_project_mode_needs_that_nothing_else_is_set() {
+        let deployment = [(VERCEL_PROJECT_ID, "prj_1"), (VERCEL_TARGET_ENV, "staging"), (VERCEL_ENV, "preview")];
         let settings = read(&deployment).unwrap();
-        assert_eq!(settings.jwks_url.as_str(), "https://oidc.vercel.com/.well-known/jwks");
-        assert!(matches!(&settings.trust.who, Trusted::SameProject { project_id, environment }
-            if project_id == "prj_1" && environment == "staging"));
+        assert_same(settings.keys, KeySet::of_issuer("https://oidc.vercel.com").unwrap());
+        assert_same(settings.trust, Trust::same_project("prj_1", "staging"));
+        assert_same(read(&[deployment[0], deployment[2]]).unwrap().trust, Trust::same_project("prj_1", "preview"));
         // What isn't about trust leaves it as it is.
         assert!(read(&[&deployment[..], &[("OIDC_CLOCK_LEEWAY_SECONDS", "0"), ("PORT", "1")]].concat()).is_ok());
         for name in TRUST_VARIABLES {
@@ -263,56 +356,154 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback() {
-        for url in [
-            "https://x.test",
-            "http://127.0.0.1:1/",
-            "http://127.9.9.9",
-            "http://[::1]:1",
-            "http://localhost:1/x",
-            "http://LOCALHOST",
-        ] {
-            assert!(read(&[&PROJECT[..], &[(JWKS_URL, url)]].concat()).is_ok(), "{url}");
-        }
-        for url in [
-            "http://x.test",
-            "http://127.0.0.1.x.test",
-            "http://localhost.x.test",
-            "http://[::]",
-            "http://10.0.0.1",
-            "http://0.0.0.0",
-            "http://localhost@x.test",
-            "https://a:b@x.test",
-            "https://x.test/#a",
-            "ws://localhost",
-            "x.test",
-            "http:",
-            "//localhost",
-        ] {
-            assert!(read(&[&PROJECT[..], &[(JWKS_URL, url)]].concat()).is_err(), "{url}");
+        for name in [ISSUER, JWKS_URL] {
+            for url in ["https://x.test", "http://127.0.0.1:1/", "http://[::1]:1", "http://localhost:1/x"] {
+                assert!(read_with(&[(name, url)]).is_ok(), "{name}={url}");
+            }
+            for url in [
+                "http://x.test",
+                "http://127.0.0.1.x.test",
+                "http://localhost@x.test",
+                "https://a:b@x.test",
+                "https://x.test/#a",
+                "https://x.test/a # comment",
+                "https://x.test/a b",
+                "https://x.test/a\"",
+                "'https://x.test/a'",
+                "https:\\\\x.test",
+                "ws://localhost",
+                "x.test",
+            ] {
+                assert_one_error(read_with(&[(name, url)]), name);
+            }
         }
     }
 
     #[test]
-    fn a_number_is_taken_to_its_limit() {
+    fn a_number_is_valid_up_to_its_limit() {
         for (name, good, bad) in [
             ("OIDC_CLOCK_LEEWAY_SECONDS", &["0", "300"][..], &["301", "-1", "1.5", "x"][..]),
             ("OIDC_REMEMBERED_TOKENS", &["0", "1", "1000000"], &["-1", "x", "1e3"]),
             ("PORT", &["0", "65535"], &["65536", "-1", "x"]),
         ] {
             for value in good {
-                assert!(read(&[&PROJECT[..], &[(name, *value)]].concat()).is_ok(), "{name}={value}");
+                assert!(read_with(&[(name, *value)]).is_ok(), "{name}={value}");
             }
             for value in bad {
-                let problems = read(&[&PROJECT[..], &[(name, *value)]].concat()).unwrap_err().to_string();
-                assert!(problems.starts_with(name) && problems.lines().count() == 1, "{name}={value}: {problems}");
+                assert_one_error(read_with(&[(name, *value)]), name);
             }
+        }
+    }
+
+    #[test]
+    fn a_variable_without_effect_is_an_error_that_names_both() {
+        let (subject, issuer) = ((SUBJECT, "owner:acme:project:*:environment:*"), (ISSUER, "https://issuer.test"));
+        for (name, value, beside) in [
+            (PROJECT_NAME, "shop", subject),
+            (ENVIRONMENT, "production", subject),
+            (ISSUER_MODE, "team", issuer),
+            (ISSUER_MODE, "global", issuer),
+        ] {
+            let base = if beside == issuer { vec![PROJECT[0], PROJECT[1]] } else { vec![PROJECT[0]] };
+            assert!(read(&[&base[..], &[beside]].concat()).is_ok());
+            let errors = read(&[&[(name, value), beside][..], &base].concat()).unwrap_err().to_string();
+            assert_eq!(errors, format!("{name}: has no effect beside {}: unset one of them", beside.0));
+            assert!(read(&[&[(name, " "), beside][..], &base].concat()).is_ok() || name == PROJECT_NAME);
+        }
+        // These have an effect, or none that anyone would expect.
+        for more in [
+            &[issuer, (AUDIENCE, "a")][..],
+            &[issuer, (JWKS_URL, "https://keys.test")],
+            &[(JWKS_URL, "https://x.test")],
+        ] {
+            assert!(read_with(more).is_ok(), "{more:?}");
+        }
+        assert!(read(&[PROJECT[0], subject, issuer, (AUDIENCE, "a"), (OWNER_ID, "team_1")]).is_ok());
+    }
+
+    /// `docker --env-file` keeps the quotes and comments of an `.env` file.
+    #[test]
+    fn a_value_that_no_claim_can_equal_is_an_error() {
+        for name in [PROJECT_NAME, ENVIRONMENT, AUDIENCE, OWNER_ID, PROJECT_ID] {
+            for value in [
+                "\"web\"",
+                "'web'",
+                "`web`",
+                "\u{201c}web\u{201d}",
+                "web # comment",
+                "web#1",
+                "web;",
+                "a b",
+                "a\tb",
+                "a\u{a0}b",
+                "a\u{7}",
+                "web,\"b",
+            ] {
+                assert_one_error(read_with(&[(name, value)]), name);
+            }
+            assert!(read_with(&[(name, " web-1_a.b , ünïcödé ")]).is_ok(), "{name}");
+        }
+        let deployment = [(VERCEL_PROJECT_ID, "\"prj_1\""), (VERCEL_ENV, "preview")];
+        assert_one_error(read(&deployment), VERCEL_PROJECT_ID);
+        assert_one_error(read(&[(VERCEL_PROJECT_ID, "prj_1"), (VERCEL_ENV, "\"preview\"")]), VERCEL_ENV);
+        assert_one_error(read(&[(VERCEL_PROJECT_ID, "prj_1"), (VERCEL_TARGET_ENV, "a b")]), VERCEL_TARGET_ENV);
+        for value in ["\"owner:a\"", "'owner:a'", "owner:a # comment", "owner:\u{7}a"] {
+            assert_one_error(read(&[PROJECT[0], (SUBJECT, value)]), SUBJECT);
+        }
+        assert!(read(&[PROJECT[0], (SUBJECT, "repo:a/b:ref:refs/heads/fix-#1;'x'")]).is_ok());
+    }
+
+    #[test]
+    fn rust_log_is_a_level_or_a_list() {
+        let filter = |text| log_filter(text).map(|filter| format!("{filter:?}"));
+        let expected = |filter: Targets| Some(format!("{filter:?}"));
+        let default = |level| expected(Targets::new().with_default(level));
+        for (text, level) in [
+            ("off", LevelFilter::OFF),
+            ("error", LevelFilter::ERROR),
+            ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO),
+            ("INFO", LevelFilter::INFO),
+            ("debug", LevelFilter::DEBUG),
+            ("trace", LevelFilter::TRACE),
+            ("info,", LevelFilter::INFO),
+            (",,info,", LevelFilter::INFO),
+            (",", LevelFilter::INFO),
+        ] {
+            assert_eq!(filter(text), default(level), "{text}");
+        }
+        let list = Targets::new().with_default(LevelFilter::WARN).with_target("backend::serve", LevelFilter::DEBUG);
+        assert_eq!(filter("warn, backend::serve = debug,"), expected(list));
+        for text in [
+            "warning",
+            "true",
+            "1",
+            "backend",
+            "verbose",
+            "information",
+            "\"info\"",
+            "info backend=debug",
+            "info;warn",
+            "backend=",
+            "backend=verbose",
+            "backend=1",
+            "=info",
+            "=",
+            "a=b=info",
+            "[span]=info",
+            "backend[span]=info",
+            "info,backend",
+            "'backend=info'",
+        ] {
+            assert_eq!(filter(text), None, "{text}");
+            assert_one_error(read_with(&[("RUST_LOG", text)]), "RUST_LOG");
         }
     }
 
     /// A secret that went to the wrong variable isn't printed whole.
     #[test]
-    fn a_problem_shows_the_start_of_a_value() {
-        let problems = read(&[("LOG_FORMAT", &*"x".repeat(1000)), PROJECT[0], PROJECT[1]]).unwrap_err().to_string();
-        assert!(problems.contains(&"x".repeat(24)) && !problems.contains(&"x".repeat(25)), "{problems}");
+    fn an_error_shows_the_start_of_a_value() {
+        let errors = read_with(&[("LOG_FORMAT", &*"x".repeat(1000))]).unwrap_err().to_string();
+        assert!(errors.contains(&"x".repeat(24)) && !errors.contains(&"x".repeat(25)), "{errors}");
     }
 }

@@ -1,104 +1,121 @@
-//! Environment variables, read so that every problem is told at once.
+//! Environment variables, read so that every error is reported at once.
 //!
-//! A value that can't be read is a problem and never counts as unset. Which variables there are, and what they mean, is
-//! [`settings`](crate::settings)' matter.
+//! A value that can't be read is an error and never counts as unset. Which variables there are and what they mean is in
+//! [`settings`](crate::settings).
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::IpAddr;
 
-use reqwest::Url;
+use vercel_oidc_verifier::KeySet;
 
-/// All that is wrong with the settings: a line each, which begins with the variable's name.
+/// Everything that is wrong with the settings: one line each, which begins with the variable's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(Vec<String>);
+pub struct SettingsError(Vec<String>);
 
-impl fmt::Display for Problems {
+impl fmt::Display for SettingsError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.0.join("\n"))
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for SettingsError {}
 
-/// A source of variables, and what was found wrong with them.
+/// A source of variables, and the errors found so far.
 pub(crate) struct Variables<F> {
     variable: F,
-    problems: Vec<String>,
+    errors: Vec<String>,
 }
+
+const NOT_UTF8: &str = "is not valid UTF-8";
 
 impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
     /// Reads from this function, such as [`std::env::var_os`].
     pub(crate) fn new(variable: F) -> Self {
-        Self { variable, problems: Vec::new() }
+        Self { variable, errors: Vec::new() }
     }
 
-    /// Whether nothing was found wrong so far.
-    pub(crate) fn are_right(&self) -> bool {
-        self.problems.is_empty()
+    pub(crate) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
     }
 
-    /// What was found wrong.
-    pub(crate) fn into_problems(self) -> Problems {
-        Problems(self.problems)
+    pub(crate) fn into_error(self) -> SettingsError {
+        SettingsError(self.errors)
     }
 
-    /// The variable's value. Blank counts as unset; one that can't be read counts as set, to something.
+    /// The variable's value, trimmed. A blank value counts as unset. A value that is not UTF-8 counts as set, so that it
+    /// is reported instead of ignored.
     pub(crate) fn text(&mut self, name: &str) -> Option<String> {
         let text = (self.variable)(name)?.into().into_string().unwrap_or_else(|text| {
-            self.problem(name, "is not valid UTF-8");
+            self.report(name, NOT_UTF8);
             text.to_string_lossy().into_owned()
         });
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    pub(crate) fn problem(&mut self, name: &str, problem: impl fmt::Display) {
-        // The first says it all: a variable may be read more than once, and what is wrong with it in one way is so in
-        // others.
-        let name = format!("{name}: ");
-        if !self.problems.iter().any(|known| known.starts_with(&name)) {
-            self.problems.push(format!("{name}{problem}"));
+    /// Whether the variable has a value.
+    pub(crate) fn is_set(&mut self, name: &str) -> bool {
+        self.text(name).is_some()
+    }
+
+    pub(crate) fn report(&mut self, name: &str, error: impl fmt::Display) {
+        // A variable may be read more than once, and one that is not UTF-8 has no other errors worth telling.
+        let (error, unreadable) = (format!("{name}: {error}"), format!("{name}: {NOT_UTF8}"));
+        if !self.errors.iter().any(|known| *known == error || *known == unreadable) {
+            self.errors.push(error);
         }
     }
 
+    /// The variable's value, or the default if it is unset or wrong.
     pub(crate) fn parsed<T>(&mut self, name: &str, default: T, expected: &str, parse: impl Fn(&str) -> Option<T>) -> T {
         let Some(text) = self.text(name) else {
             return default;
         };
         parse(&text).unwrap_or_else(|| {
-            // Enough to recognise a slip of the pen by, too little to print a secret that went to the wrong variable.
+            // Enough to recognise a typing error, too little to print a secret that went to the wrong variable.
             let start: String = text.chars().take(24).flat_map(char::escape_debug).collect();
-            self.problem(name, format_args!("`{start}` is not {expected}"));
+            self.report(name, format_args!("`{start}` is not {expected}"));
             default
         })
     }
 
+    /// Comma-separated values.
     pub(crate) fn list(&mut self, name: &str) -> Option<Vec<String>> {
         let text = self.text(name)?;
         let values: Vec<_> =
             text.split(',').map(str::trim).filter(|value| !value.is_empty()).map(String::from).collect();
         if values.is_empty() {
-            self.problem(name, "holds nothing but commas: list at least one value, or unset it");
+            self.report(name, "has only commas: list at least one value, or unset it");
         }
         Some(values)
     }
 
-    /// A URL that a key or a token may come from.
+    /// Comma-separated values that are compared with claims character by character.
+    pub(crate) fn plain_list(&mut self, name: &str) -> Option<Vec<String>> {
+        let values = self.list(name)?;
+        self.require_plain(name, &values);
+        Some(values)
+    }
+
+    /// Some tools keep the quotes or the comment of a line in an `.env` file (`docker --env-file`). The value would then
+    /// equal no claim, and every caller would be refused.
+    pub(crate) fn require_plain(&mut self, name: &str, values: &[String]) {
+        const QUOTES: [char; 7] = ['"', '\'', '`', '\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}'];
+        let is_odd = |c: char| QUOTES.contains(&c) || c.is_whitespace() || c.is_control() || c == '#' || c == ';';
+        if values.iter().any(|value| value.contains(is_odd)) {
+            self.report(name, "has a quote, white space, `#`, `;` or a control character: set the plain value");
+        }
+    }
+
+    /// The URL of an issuer or of its keys.
     pub(crate) fn url(&mut self, name: &str) -> Option<String> {
         let text = self.text(name)?;
-        if !Url::parse(&text).is_ok_and(|url| is_allowed(&url)) {
-            self.problem(
+        let is_odd = |c: char| c.is_whitespace() || c.is_control() || ['"', '\'', '\\'].contains(&c);
+        if text.contains(is_odd) || KeySet::from_url(&text).is_err() {
+            self.report(
                 name,
                 "must be an https URL without user or fragment (plain http only to 127.0.0.0/8, [::1] or localhost)",
             );
         }
         Some(text)
     }
-}
-
-fn is_allowed(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    is_bare && (url.scheme() == "https" || url.scheme() == "http" && is_loopback)
 }

@@ -4,11 +4,27 @@
 
 mod common;
 
-use common::{Answer, Backend, FORGED_KEY, FakeIssuer, KEY, claims, claims_but, exchange, request, token};
-use serde_json::{Value, json};
+use std::time::Duration;
 
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{any, get, post};
+use common::{
+    Answer, Backend, FORGED_KEY, FakeIssuer, KEY, advance, claims, claims_but, exchange, patiently, request, token,
+};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A backend with the keys fetched and these routes: what the repository's own routes answer is for their own tests.
 async fn ready() -> Backend {
-    Backend::start_ready(&FakeIssuer::start(&KEY).await).await
+    let read = post(|body: axum::body::Bytes| async move { body.len().to_string() });
+    let routes = Router::new()
+        .route("/", get(|| async { axum::Json("accepted") }))
+        .route("/ignore", any(|| async {}))
+        .route("/read", read)
+        .route("/fail", get(|| async { StatusCode::BAD_GATEWAY }));
+    Backend::with_routes(&FakeIssuer::start(&KEY).await, routes).await
 }
 
 async fn with(backend: &Backend, authorization: &str) -> Answer {
@@ -30,56 +46,40 @@ fn assert_problem(answer: &Answer, status: u16, code: &str) {
 }
 
 #[tokio::test]
-async fn tells_the_caller_who_it_is() {
+async fn answers_an_accepted_caller() {
     let answer = ready().await.get(&token()).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert_eq!(answer.header("www-authenticate"), None);
-    let body = answer.json();
-    assert!(!body["message"].as_str().unwrap().is_empty());
-    assert_eq!(
-        body["caller"],
-        json!({
-            "subject": "owner:acme:project:storefront:environment:production",
-            "owner": "acme",
-            "project": "storefront",
-            "environment": "production",
-        })
-    );
-    assert_eq!(body.as_object().unwrap().len(), 2);
+    assert_eq!(answer.json(), "accepted");
 }
 
 #[tokio::test]
-async fn says_null_where_the_token_says_nothing() {
+async fn only_an_accepted_caller_learns_how_long_the_verification_took() {
     let backend = ready().await;
-    for odd in [None, Some(Value::Null), Some(json!(1)), Some(json!(["acme"]))] {
-        let mut claims = claims();
-        for name in ["owner", "project", "environment"] {
-            match &odd {
-                None => drop(claims.as_object_mut().unwrap().remove(name)),
-                Some(value) => claims[name] = value.clone(),
-            }
+    for (token, path, is_accepted) in [
+        (token(), "/", true),
+        (token(), "/fail", true),
+        (token(), "/nope", true),
+        (FORGED_KEY.mint(&claims()), "/", false),
+        (KEY.mint(&claims_but("sub", json!("owner:x"))), "/", false),
+        ("garbage".into(), "/", false),
+        ("".into(), "/", false),
+    ] {
+        let headers = [("authorization", &*[b"Bearer ", token.as_bytes()].concat())];
+        let answer = request(backend.address, "GET", path, &headers).await;
+        let timing = answer.header("server-timing");
+        assert_eq!(timing.is_some(), is_accepted, "{path} {answer:?}");
+        if let Some(timing) = timing {
+            let milliseconds = timing.strip_prefix("verify;dur=").unwrap();
+            assert!((0.0..10_000.0).contains(&milliseconds.parse::<f64>().unwrap()), "{milliseconds}");
         }
-        let caller = backend.get(&KEY.mint(&claims)).await.json()["caller"].clone();
-        let subject = "owner:acme:project:storefront:environment:production";
-        assert_eq!(caller, json!({ "subject": subject, "owner": null, "project": null, "environment": null }));
     }
 }
 
 #[tokio::test]
-async fn says_how_long_the_verification_took() {
-    let backend = ready().await;
-    for (token, status) in [(token(), 200), (FORGED_KEY.mint(&claims()), 401)] {
-        let answer = backend.get(&token).await;
-        assert_eq!(answer.status, status);
-        let milliseconds = answer.header("server-timing").unwrap().strip_prefix("verify;dur=").unwrap();
-        assert!((0.0..10_000.0).contains(&milliseconds.parse::<f64>().unwrap()), "{milliseconds}");
-    }
-}
-
-#[tokio::test]
-async fn asks_for_a_token_where_there_is_none() {
+async fn asks_for_a_token_if_there_is_none() {
     let backend = ready().await;
     let without = request(backend.address, "GET", "/", &[]).await;
     assert_problem(&without, 401, "missing_token");
@@ -164,6 +164,25 @@ async fn refuses_those_not_allowed_here() {
     assert_eq!(answer.header("cache-control"), Some("no-store"));
 }
 
+/// What would be accepted is for the operator's log alone.
+#[tokio::test]
+async fn a_refusal_tells_about_the_token_and_not_about_the_api() {
+    let backend = ready().await;
+    for (name, value, shown) in [
+        ("iss", "https://oidc.vercel.com/evil", "the issuer is `https://oidc.vercel.com/evil`"),
+        ("aud", "https://vercel.com/evil", "the audience is `https://vercel.com/evil`"),
+        ("sub", "owner:evil:project:x:environment:y", "`sub` is `owner:evil:project:x:environment:y`"),
+    ] {
+        let answer = backend.get(&KEY.mint(&claims_but(name, json!(value)))).await;
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(shown), "{detail}");
+        let whole = format!("{answer:?}");
+        for accepted in ["oidc.vercel.com/acme", "vercel.com/acme", "owner:acme", "storefront"] {
+            assert!(!whole.contains(accepted), "{accepted}: {whole}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn gives_no_verdict_without_keys() {
     let issuer = FakeIssuer::start(&KEY).await;
@@ -179,7 +198,7 @@ async fn gives_no_verdict_without_keys() {
     assert_problem(&request(backend.address, "GET", "/", &[]).await, 401, "missing_token");
 }
 
-/// Whoever has no token learns nothing of which routes and methods there are.
+/// A client without a valid token does not learn which routes and methods exist.
 #[tokio::test]
 async fn unknown_routes_and_methods_ask_for_a_token_first() {
     let (backend, good) = (ready().await, format!("Bearer {}", token()));
@@ -204,6 +223,7 @@ async fn unknown_routes_and_methods_ask_for_a_token_first() {
         ("OPTIONS", "/", 405),
         ("TRACE", "/", 405),
         ("BREW", "/", 405),
+        ("PATCH", "/read", 405),
         ("POST", "/healthz", 405),
         ("OPTIONS", "/healthz", 405),
         ("DELETE", "/readyz", 405),
@@ -228,7 +248,8 @@ async fn unknown_routes_and_methods_ask_for_a_token_first() {
         assert_problem(&answer, status, code);
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         let allow = answer.header("allow").map(|allow| allow.replace(' ', ""));
-        assert_eq!(allow.as_deref(), (status == 405).then_some("GET,HEAD"), "{method} {path}");
+        let allowed = if path == "/read" { "POST" } else { "GET,HEAD" };
+        assert_eq!(allow.as_deref(), (status == 405).then_some(allowed), "{method} {path}");
     }
 }
 
@@ -316,4 +337,151 @@ async fn any_bytes_as_a_credential_get_an_answer() {
     // A character that no header may hold ends the matter before anyone reads it.
     let answer = request(backend.address, "GET", "/", &[("authorization", b"Bearer a\0b")]).await;
     assert_eq!(answer.status, 400);
+}
+
+/// Sends the head of a request and this much of its body on a connection that is kept; returns the answer's head, and
+/// whether the connection goes on.
+async fn on_a_kept_connection(
+    backend: &Backend,
+    path: &str,
+    credential: &str,
+    headers: &str,
+    body: &[u8],
+) -> (String, bool) {
+    let mut stream = TcpStream::connect(backend.address).await.unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {credential}\r\n{headers}\r\n");
+    stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+        assert!(patiently(stream.read_buf(&mut answer)).await.unwrap() > 0, "closed without an answer");
+    }
+    let head = String::from_utf8(answer).unwrap().split("\r\n\r\n").next().unwrap().to_lowercase();
+    // The next request on the connection gets an answer, or the connection is closed.
+    let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let mut rest = Vec::new();
+    let _ = patiently(stream.read_to_end(&mut rest)).await;
+    (head, String::from_utf8_lossy(&rest).contains("HTTP/1.1 200 OK"))
+}
+
+#[tokio::test]
+async fn a_refusal_that_leaves_the_body_unread_closes_the_connection_and_says_so() {
+    let (backend, good) = (ready().await, token());
+    let forbidden = KEY.mint(&claims_but("sub", json!("owner:x")));
+    let small = ("content-length: 5\r\n", &b"12345"[..]);
+    let pending = ("content-length: 50000\r\n", &b"12345"[..]);
+    let large = vec![b'x'; 200_000];
+    let large = ("content-length: 200000\r\n", &large[..]);
+    let chunked = ("transfer-encoding: chunked\r\n", &b"5\r\n12345\r\n"[..]);
+    let none = ("", &b""[..]);
+    let empty = ("content-length: 0\r\n", &b""[..]);
+    for (credential, path, status, (headers, body), closes) in [
+        ("garbage", "/read", 401, small, true),
+        ("garbage", "/read", 401, pending, true),
+        ("garbage", "/read", 401, large, true),
+        ("garbage", "/read", 401, chunked, true),
+        ("", "/read", 400, small, true),
+        (&*forbidden, "/read", 403, small, true),
+        (&good, "/nope", 404, small, true),
+        (&good, "/fail", 405, small, true),
+        (&good, "/read", 413, large, true),
+        (&good, "/ignore", 200, small, true),
+        ("garbage", "/read", 401, none, false),
+        ("garbage", "/read", 401, empty, false),
+        (&good, "/nope", 404, none, false),
+        (&good, "/read", 200, small, false),
+        (&good, "/read", 200, empty, false),
+        (&good, "/ignore", 200, none, false),
+    ] {
+        let (head, goes_on) = on_a_kept_connection(&backend, path, credential, headers, body).await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{status}: {head}");
+        assert_eq!(head.contains("\r\nconnection: close"), closes, "{path} {headers:?} {head}");
+        assert_eq!(goes_on, !closes, "{path} {headers:?} {head}");
+    }
+}
+
+/// A client that sends all of its body first gets the answer, and no reset instead of it.
+#[tokio::test]
+async fn an_upload_of_256_kib_sees_its_refusal() {
+    let backend = ready().await;
+    for bytes in [100_000, 256 * 1024] {
+        for credential in ["Bearer garbage".to_owned(), format!("Bearer {}", token())] {
+            let head = format!(
+                "POST /read HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {credential}\r\n\
+                 content-length: {bytes}\r\n\r\n"
+            );
+            let answer = patiently(exchange(backend.address, &[head.as_bytes(), &vec![b'x'; bytes]].concat())).await;
+            let status = Answer::parse(answer).status;
+            assert_eq!(status, if credential.ends_with("garbage") { 401 } else { 413 });
+        }
+    }
+}
+
+/// A client that waits for `100 Continue` sends no body that is refused anyway.
+#[tokio::test]
+async fn a_refusal_does_not_invite_the_body() {
+    let backend = ready().await;
+    let head = |credential: &str| {
+        format!(
+            "POST /read HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {credential}\r\nexpect: 100-continue\r\n\
+             content-length: 5\r\n\r\n"
+        )
+    };
+    for (credential, first_line) in [("garbage", "HTTP/1.1 401 "), (&*token(), "HTTP/1.1 100 ")] {
+        let mut stream = TcpStream::connect(backend.address).await.unwrap();
+        stream.write_all(head(credential).as_bytes()).await.unwrap();
+        let mut answer = [0; 1024];
+        let bytes = patiently(stream.read(&mut answer)).await.unwrap();
+        assert!(answer[..bytes].starts_with(first_line.as_bytes()), "{}", String::from_utf8_lossy(&answer[..bytes]));
+    }
+}
+
+/// A client that sends nothing more does not hold up the end of its connection for more than a second.
+#[tokio::test]
+async fn the_rest_of_a_body_is_awaited_for_a_second() {
+    let backend = ready().await;
+    let mut stream = TcpStream::connect(backend.address).await.unwrap();
+    let head = "POST /read HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 5\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    patiently(stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(Answer::parse(answer).status, 401);
+    backend.turns().await;
+    // The backend has said all. It still reads, so a write is not answered with a reset.
+    stream.write_all(b"1234").await.unwrap();
+    backend.turns().await;
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    advance(Duration::from_millis(1100)).await;
+    backend.turns().await;
+    let closed = async {
+        while stream.write_all(b"5").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently(closed).await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_for_10_s_ends_its_request() {
+    let backend = ready().await;
+    let mut stream = TcpStream::connect(backend.address).await.unwrap();
+    let head = format!(
+        "POST /read HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 9\r\n\r\n12345",
+        token()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    backend.turns().await;
+    // Each byte buys time.
+    advance(Duration::from_secs(9)).await;
+    stream.write_all(b"6").await.unwrap();
+    backend.turns().await;
+    advance(Duration::from_secs(9)).await;
+    backend.turns().await;
+    let is_unanswered = stream.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(is_unanswered);
+    advance(Duration::from_secs(2)).await;
+    let mut answer = Vec::new();
+    patiently(stream.read_to_end(&mut answer)).await.unwrap();
+    let answer = Answer::parse(answer);
+    assert!((400..500).contains(&answer.status), "{answer:?}");
+    assert_eq!(answer.header("connection"), Some("close"));
 }

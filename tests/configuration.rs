@@ -68,6 +68,8 @@ fn says_every_problem_at_once_and_binds_nothing() {
         "OIDC_CLOCK_LEEWAY_SECONDS",
         "OIDC_ENVIRONMENT",
         "OIDC_ISSUER",
+        // It is wrong, and it would have no effect.
+        "OIDC_ISSUER_MODE",
         "OIDC_ISSUER_MODE",
         "OIDC_JWKS_URL",
         "OIDC_PROJECT_NAME",
@@ -88,6 +90,10 @@ fn refuses_each_wrong_value_alone() {
         ("HOST", "http://x"),
         ("LOG_FORMAT", "JSON"),
         ("RUST_LOG", "backend=loud"),
+        ("RUST_LOG", "warning"),
+        ("RUST_LOG", "true"),
+        ("RUST_LOG", "1"),
+        ("RUST_LOG", "backend"),
         ("OIDC_TEAM_SLUG", "a b"),
         ("OIDC_TEAM_SLUG", "a:b"),
         ("OIDC_TEAM_SLUG", "*"),
@@ -108,7 +114,12 @@ fn refuses_each_wrong_value_alone() {
         ("OIDC_JWKS_URL", "http://127.0.0.1@example.com/"),
         ("OIDC_JWKS_URL", "ftp://127.0.0.1/"),
         ("OIDC_JWKS_URL", "https://"),
-        ("OIDC_SUBJECT", " , "),
+        ("OIDC_SUBJECT", "owner:acme:project:*:environment:*"),
+        ("OIDC_PROJECT_NAME", "\"web\""),
+        ("OIDC_ENVIRONMENT", "preview # comment"),
+        ("OIDC_AUDIENCE", "'https://vercel.com/acme'"),
+        ("OIDC_OWNER_ID", "team_1;"),
+        ("OIDC_PROJECT_ID", "prj 1"),
         ("OIDC_OWNER_ID", ","),
         ("OIDC_PROJECT_ID", ",,"),
         ("OIDC_CLOCK_LEEWAY_SECONDS", "301"),
@@ -119,7 +130,9 @@ fn refuses_each_wrong_value_alone() {
     for (name, value) in wrong {
         let (code, _, stderr) = run(&[PROJECT[0], PROJECT[1], (name, value)]);
         assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{name}={value}: {stderr}");
-        assert!(stderr.starts_with(&format!("{name}: ")), "{name}={value}: {stderr}");
+        // The project's name has no effect beside a subject.
+        let named = if name == "OIDC_SUBJECT" { "OIDC_PROJECT_NAME" } else { name };
+        assert!(stderr.starts_with(&format!("{named}: ")) && stderr.contains(name), "{name}={value}: {stderr}");
     }
 }
 
@@ -160,7 +173,7 @@ fn a_variable_that_is_not_text_is_a_problem_and_not_unset() {
     for name in names.into_iter().chain(alone) {
         let mut command = command();
         if !alone.contains(&name) {
-            command.envs(PROJECT);
+            command.envs(if name == "OIDC_SUBJECT" { &PROJECT[..1] } else { &PROJECT }.iter().copied());
         }
         command.envs([("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_ENV", "production")]);
         command.env(name, std::ffi::OsStr::from_bytes(b"\xff"));
@@ -188,7 +201,7 @@ async fn trusts_whom_the_settings_name() {
             &[("a", "preview", 200), ("b", "development", 200), ("a", "production", 403), ("c", "preview", 403)],
         ),
         (
-            &[("OIDC_SUBJECT", "owner:acme:project:web-*:environment:preview")],
+            &[("OIDC_PROJECT_NAME", ""), ("OIDC_SUBJECT", "owner:acme:project:web-*:environment:preview")],
             &[
                 ("web-1", "preview", 200),
                 ("web-", "preview", 403),
@@ -257,9 +270,9 @@ async fn finds_the_keys_below_the_issuer() {
     assert_eq!(issuer.paths(), ["/.well-known/jwks"]);
 }
 
-/// Same-project mode has its keys from Vercel alone, so from here one sees only that it starts and what it says.
+/// Same-project mode has its keys from Vercel, so this test sees only the start and its log.
 #[tokio::test]
-async fn trusts_its_own_project_where_nothing_is_set() {
+async fn trusts_its_own_project_if_nothing_is_set() {
     let deployment = [("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_TARGET_ENV", "staging"), ("VERCEL_ENV", "preview")];
     for (variables, environment) in [(&deployment[..], "staging"), (&[deployment[0], deployment[2]], "preview")] {
         let mut command = command();
@@ -267,19 +280,37 @@ async fn trusts_its_own_project_where_nothing_is_set() {
         // No name is looked up, and nothing is sent: there is no proxy at port 1.
         command.env("HTTPS_PROXY", "http://127.0.0.1:1");
         let mut backend = Program::spawn(command).await;
-        backend.prints(&format!("project_id `prj_1` and environment `{environment}`")).await;
+        backend.prints("listening").await;
+        backend.prints(&format!("`prj_1`, in its environment `{environment}`")).await;
     }
+}
+
+/// The warnings of a start with these settings.
+async fn warnings(variables: Variables<'_>) -> Vec<String> {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let mut backend = Program::start(&issuer, variables).await;
+    backend.prints("fetched the issuer's keys").await;
+    backend.output().lines().filter(|line| line.contains("WARN")).map(String::from).collect()
 }
 
 #[tokio::test]
 async fn warns_of_each_wildcard() {
-    let issuer = FakeIssuer::start(&KEY).await;
     let subjects = "owner:acme:project:*:environment:production,owner:acme:project:x:environment:preview";
-    let mut backend = Program::start(&issuer, &[("OIDC_SUBJECT", subjects)]).await;
-    backend.prints("fetched the issuer's keys").await;
-    let output = backend.output();
-    let warnings: Vec<_> = output.lines().filter(|line| line.contains("WARN")).collect();
-    assert!(warnings.len() == 1 && warnings[0].contains("owner:acme:project:*:environment:production"), "{output}");
+    let warnings =
+        warnings(&[("OIDC_PROJECT_NAME", ""), ("OIDC_SUBJECT", subjects), ("OIDC_OWNER_ID", "team_1")]).await;
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(warning.contains("owner:acme:project:*:environment:production"), "{warning}");
+}
+
+/// A slug that is given up can be taken by somebody else, who then gets tokens with the same names.
+#[tokio::test]
+async fn warns_if_trust_rests_on_names() {
+    let by_names = warnings(&[]).await;
+    let [warning] = &by_names[..] else { panic!("{by_names:?}") };
+    assert!(warning.contains("names") && warning.contains("OIDC_OWNER_ID"), "{warning}");
+    for id in [("OIDC_OWNER_ID", "team_1"), ("OIDC_PROJECT_ID", "prj_1")] {
+        assert_eq!(warnings(&[id]).await, [""; 0], "{id:?}");
+    }
 }
 
 #[tokio::test]
@@ -292,12 +323,13 @@ async fn logs_one_json_object_a_line() {
         [("authorization", authorization.as_bytes()), ("x-vercel-id", b"fra1::x"), ("traceparent", b"00-1-2-01")];
     assert_eq!(request(backend.address, "GET", "/?secret=1", &headers).await.status, 200);
     assert_eq!(get(backend.address, "garbage").await.status, 401);
+    assert_eq!(get(backend.address, &KEY.mint(&claims_but("sub", json!("owner:x")))).await.status, 403);
     backend.signal("TERM");
     let (code, output) = backend.end().await;
     assert_eq!(code, Some(0));
     let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let requests: Vec<_> = lines.iter().filter(|line| line["target"] == "backend::observe").collect();
-    let [accepted, refused] = requests[..] else { panic!("{output}") };
+    let [accepted, refused, forbidden] = requests[..] else { panic!("{output}") };
     assert_eq!(
         (&accepted["level"], &accepted["status"], &accepted["route"]),
         (&json!("DEBUG"), &json!(200), &json!("/"))
@@ -307,6 +339,10 @@ async fn logs_one_json_object_a_line() {
     assert!(accepted["duration_ms"].is_number());
     assert_eq!((&refused["level"], &refused["code"]), (&json!("INFO"), &json!("invalid_token")));
     assert!(refused["reason"].as_str().unwrap().contains("compact JWS") && refused["sub"].is_null());
+    assert_eq!((&forbidden["level"], &forbidden["code"]), (&json!("INFO"), &json!("forbidden")));
+    // For the operator, it says what would be accepted.
+    let reason = forbidden["reason"].as_str().unwrap();
+    assert!(reason.contains("`owner:x`") && reason.contains(claims()["sub"].as_str().unwrap()), "{reason}");
     assert!(!output.contains("secret"), "{output}");
 }
 

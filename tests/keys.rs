@@ -38,7 +38,7 @@ fn later(backend: &Backend, token: String) -> tokio::task::JoinHandle<common::An
 #[tokio::test]
 async fn fetches_once_at_the_start_and_holds_nobody_up() {
     let (issuer, backend) = starting().await;
-    assert_eq!((status(&backend, "/healthz").await, status(&backend, "/readyz").await), (200, 503));
+    assert_eq!(status(&backend, "/healthz").await, 200);
     let waiting = later(&backend, token());
     issuer.release();
     backend.fetches_ended(1).await;
@@ -50,69 +50,153 @@ async fn fetches_once_at_the_start_and_holds_nobody_up() {
     assert_eq!(issuer.fetches(), 1);
 }
 
+/// A readiness probe that waits sees the first keys as soon as they are here.
 #[tokio::test]
-async fn is_not_ready_while_there_are_no_usable_keys() {
+async fn readiness_waits_for_the_first_keys() {
+    let (issuer, backend) = starting().await;
+    let address = backend.address;
+    let probe = tokio::spawn(async move { request(address, "GET", "/readyz", &[]).await.status });
+    backend.turns().await;
+    assert!(!probe.is_finished());
+    issuer.release();
+    assert_eq!((probe.await.unwrap(), issuer.fetches()), (200, 1));
+}
+
+#[tokio::test]
+async fn is_not_ready_without_usable_keys() {
     let issuer = FakeIssuer::start(&KEY).await;
     issuer.serve_jwks(vec![]);
     let backend = Backend::start_ready(&issuer).await;
     let answer = request(backend.address, "GET", "/readyz", &[]).await;
     assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
     assert_eq!(answer.header("retry-after"), Some("1"));
-    // Whoever asks doesn't make it ask the issuer each time.
+    // Probes don't cause more fetches than tokens do.
     for _ in 0..5 {
         assert_eq!(status(&backend, "/readyz").await, 503);
     }
-    backend.turns().await;
     assert_eq!(issuer.fetches(), 1);
     issuer.serve_keys(&[&KEY]);
+    advance(SECOND).await;
+    assert_eq!((status(&backend, "/readyz").await, issuer.fetches()), (200, 2));
     assert_eq!(backend.get(&token()).await.status, 200);
-    assert_eq!(status(&backend, "/readyz").await, 200);
-    advance(60 * MINUTE).await;
-    assert_eq!(status(&backend, "/readyz").await, 503);
 }
 
+/// Otherwise all replicas would drop out together after an hour without requests.
 #[tokio::test]
-async fn keys_are_fresh_for_ten_minutes() {
+async fn is_ready_after_an_idle_hour() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
-    advance(10 * MINUTE - SECOND).await;
-    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
-    backend.turns().await;
-    assert_eq!(issuer.fetches(), 1);
-    advance(2 * SECOND).await;
-    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
-    backend.fetches_ended(2).await;
-    // And fresh once more, from then on.
+    advance(61 * MINUTE).await;
+    assert_eq!((status(&backend, "/readyz").await, issuer.fetches()), (200, 2));
+}
+
+/// A probe does not wait for the issuer while the keys it knows are usable.
+#[tokio::test]
+async fn readiness_refreshes_old_keys_in_the_background() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
     advance(9 * MINUTE).await;
-    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
-    backend.turns().await;
+    issuer.hold();
+    advance(MINUTE).await;
+    assert_eq!(status(&backend, "/readyz").await, 200);
+    issuer.asked(2).await;
+    assert_eq!(status(&backend, "/readyz").await, 200);
+    issuer.release();
+    backend.fetches_ended(2).await;
     assert_eq!(issuer.fetches(), 2);
 }
 
 #[tokio::test]
-async fn older_keys_serve_while_one_fetch_replaces_them() {
+async fn keys_of_9_minutes_are_refreshed_in_the_background() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
-    let remembered = token();
-    assert_eq!(backend.get(&remembered).await.status, 200);
-    advance(10 * MINUTE).await;
+    advance(9 * MINUTE - SECOND).await;
+    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
+    backend.turns().await;
+    assert_eq!(issuer.fetches(), 1);
+    advance(2 * SECOND).await;
     issuer.hold();
     issuer.serve_keys(&[&NEXT_KEY]);
-    // A remembered token asks for the new keys just as a new one does.
-    assert_eq!(backend.get(&remembered).await.status, 200);
-    issuer.asked(2).await;
+    let cached = token();
+    // They answer at once, however many requests there are, and there is one fetch.
     let mut requests = JoinSet::new();
+    requests.spawn(later(&backend, cached.clone()));
     for _ in 0..20 {
         requests.spawn(later(&backend, fresh_token(&KEY)));
     }
     while let Some(answer) = requests.join_next().await {
         assert_eq!(answer.unwrap().unwrap().status, 200);
     }
-    assert_eq!(issuer.fetches(), 2);
+    issuer.asked(2).await;
     issuer.release();
     backend.fetches_ended(2).await;
     assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
-    assert_eq!(backend.get(&remembered).await.status, 401);
+    assert_eq!(backend.get(&cached).await.status, 401);
+    // From then on they are fresh again.
+    advance(8 * MINUTE).await;
+    assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
+    backend.turns().await;
+    // The second is of the `kid` that had left.
+    assert_eq!(issuer.fetches(), 3);
+}
+
+/// The promise: a withdrawn key is accepted for at most 10 minutes while the issuer can be reached.
+#[tokio::test]
+async fn a_request_waits_if_the_keys_are_10_minutes_old() {
+    for idle in [10 * MINUTE, 59 * MINUTE] {
+        let issuer = FakeIssuer::start(&KEY).await;
+        let backend = Backend::start_ready(&issuer).await;
+        let cached = token();
+        assert_eq!(backend.get(&cached).await.status, 200);
+        issuer.serve_keys(&[&NEXT_KEY]);
+        advance(idle).await;
+        for token in [cached, fresh_token(&KEY)] {
+            assert_eq!(backend.get(&token).await.status, 401, "{idle:?}");
+        }
+    }
+}
+
+/// An attempt that failed long ago is no excuse.
+#[tokio::test]
+async fn a_failed_refresh_does_not_excuse_a_later_request() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.serve(500, "", "");
+    advance(9 * MINUTE).await;
+    assert_eq!(backend.get(&token()).await.status, 200);
+    backend.fetches_ended(2).await;
+    issuer.serve_keys(&[&NEXT_KEY]);
+    advance(50 * MINUTE).await;
+    assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 401);
+    assert_eq!(issuer.fetches(), 3);
+}
+
+/// An outage delays requests once.
+#[tokio::test]
+async fn old_keys_answer_at_once_during_an_outage() {
+    let issuer = FakeIssuer::start(&KEY).await;
+    let backend = Backend::start_ready(&issuer).await;
+    issuer.serve(500, "", "");
+    advance(10 * MINUTE).await;
+    assert_eq!((backend.get(&fresh_token(&KEY)).await.status, issuer.fetches()), (200, 2));
+    // The next attempts come every 30 s and in the background.
+    for fetches in 3..5 {
+        issuer.hold();
+        advance(31 * SECOND).await;
+        assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
+        issuer.asked(fetches).await;
+        issuer.release();
+        backend.fetches_ended(fetches).await;
+    }
+    // 60 s after the last attempt, a request waits again.
+    issuer.hold();
+    advance(61 * SECOND).await;
+    let waiting = later(&backend, fresh_token(&KEY));
+    issuer.asked(5).await;
+    backend.turns().await;
+    assert!(!waiting.is_finished());
+    issuer.release();
+    assert_eq!(waiting.await.unwrap().status, 200);
 }
 
 #[tokio::test]
@@ -134,40 +218,48 @@ async fn a_failed_background_fetch_is_tried_again_after_30_s() {
 }
 
 #[tokio::test]
-async fn an_hour_after_the_last_good_fetch_keys_serve_no_more() {
+async fn keys_serve_for_at_most_an_hour_after_the_last_good_fetch() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
-    let remembered = token();
-    assert_eq!(backend.get(&remembered).await.status, 200);
+    let cached = token();
+    assert_eq!(backend.get(&cached).await.status, 200);
     issuer.serve(500, "", "");
     advance(60 * MINUTE - SECOND).await;
-    assert_eq!((backend.get(&remembered).await.status, status(&backend, "/readyz").await), (200, 200));
+    assert_eq!((backend.get(&cached).await.status, status(&backend, "/readyz").await), (200, 200));
     backend.fetches_ended(2).await;
     advance(SECOND).await;
-    let answer = backend.get(&remembered).await;
+    let answer = backend.get(&cached).await;
     assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
     assert_eq!(status(&backend, "/readyz").await, 503);
     issuer.serve_keys(&[&KEY]);
-    assert_eq!(backend.get(&remembered).await.status, 200);
+    advance(30 * SECOND).await;
+    assert_eq!(backend.get(&cached).await.status, 200);
 }
 
+/// Without keys, the next attempt comes after 1, 2, 4 … up to 30 s. Tokens in between cause no fetch.
 #[tokio::test]
-async fn a_failed_first_fetch_is_tried_again_at_the_next_token() {
+async fn a_failed_first_fetch_is_tried_again_at_growing_intervals() {
     let issuer = FakeIssuer::start(&KEY).await;
     issuer.serve(500, "", "");
     let backend = Backend::start_ready(&issuer).await;
-    for fetches in 2..5 {
-        let answer = backend.get(&token()).await;
-        assert_eq!((answer.status, issuer.fetches()), (503, fetches));
-        assert_eq!(answer.header("retry-after"), Some("1"));
+    for (fetches, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (7, 30)] {
+        for token in [token(), token_of_kid("unknown"), fresh_token(&KEY)] {
+            let answer = backend.get(&token).await;
+            assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
+            assert_eq!(answer.header("retry-after"), Some(&*seconds.to_string()));
+        }
+        assert_eq!(status(&backend, "/readyz").await, 503);
+        // What is refused without a key asks for none.
+        assert_eq!((backend.get("garbage").await.status, issuer.fetches()), (401, fetches));
+        advance(seconds * SECOND).await;
+        assert_eq!((backend.get(&token()).await.status, issuer.fetches()), (503, fetches + 1));
     }
-    // What is refused without a key asks for none.
-    assert_eq!((backend.get("garbage").await.status, issuer.fetches()), (401, 4));
     issuer.serve_keys(&[&KEY]);
-    assert_eq!((backend.get(&token()).await.status, issuer.fetches()), (200, 5));
-    // While there were no keys, no `kid` was unknown: what failed then holds back no fetch for a new one.
+    advance(30 * SECOND).await;
+    assert_eq!((backend.get(&token()).await.status, issuer.fetches()), (200, 9));
+    // Without keys no `kid` was unknown, so the failures hold back no fetch for a new one.
     issuer.serve_keys(&[&KEY, &NEXT_KEY]);
-    assert_eq!((backend.get(&fresh_token(&NEXT_KEY)).await.status, issuer.fetches()), (200, 6));
+    assert_eq!((backend.get(&fresh_token(&NEXT_KEY)).await.status, issuer.fetches()), (200, 10));
 }
 
 #[tokio::test]
@@ -282,12 +374,12 @@ async fn a_cooldown_starts_even_if_nobody_is_left_to_hear_of_it() {
 async fn a_key_that_has_left_is_refused_from_the_next_fetch_on() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
-    let remembered = token();
-    assert_eq!(backend.get(&remembered).await.status, 200);
+    let cached = token();
+    assert_eq!(backend.get(&cached).await.status, 200);
     issuer.serve_keys(&[&NEXT_KEY]);
-    assert_eq!(backend.get(&remembered).await.status, 200);
+    assert_eq!(backend.get(&cached).await.status, 200);
     assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
-    for token in [remembered, fresh_token(&KEY)] {
+    for token in [cached, fresh_token(&KEY)] {
         let answer = backend.get(&token).await;
         assert_eq!((answer.status, answer.code()), (401, "invalid_token".into()));
     }
@@ -297,13 +389,11 @@ async fn a_key_that_has_left_is_refused_from_the_next_fetch_on() {
 async fn a_key_replaced_under_its_kid_is_another_key() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
-    let remembered = token();
-    assert_eq!(backend.get(&remembered).await.status, 200);
+    let cached = token();
+    assert_eq!(backend.get(&cached).await.status, 200);
     issuer.serve_keys(&[&common::FORGED_KEY]);
     advance(10 * MINUTE).await;
-    assert_eq!(backend.get(&remembered).await.status, 200);
-    backend.fetches_ended(2).await;
-    assert_eq!(backend.get(&remembered).await.description(), "the token's signature is wrong");
+    assert_eq!(backend.get(&cached).await.description(), "the token's signature is wrong");
     assert_eq!(backend.get(&fresh_token(&common::FORGED_KEY)).await.status, 200);
 }
 
@@ -314,6 +404,9 @@ async fn a_bad_document_never_replaces_good_keys() {
     let mut useless = NEXT_KEY.jwk();
     useless["use"] = json!("enc");
     let useless = json!({ "keys": [useless] }).to_string();
+    let mut nameless = NEXT_KEY.jwk();
+    nameless["kid"] = json!("");
+    let nameless = json!({ "keys": [nameless] }).to_string();
     let redirect = format!("location: {}\r\n", other.url());
     let bodies: Vec<Box<dyn Fn()>> = vec![
         Box::new(|| issuer.serve(500, "", &good)),
@@ -333,6 +426,8 @@ async fn a_bad_document_never_replaces_good_keys() {
         Box::new(|| issuer.serve(200, "", r#"{"keys":null}"#)),
         Box::new(|| issuer.serve(200, "", r#"{"keys":[]}"#)),
         Box::new(|| issuer.serve(200, "", &useless)),
+        Box::new(|| issuer.serve(200, "", &nameless)),
+        Box::new(|| issuer.serve(200, "content-encoding: gzip\r\n", &good)),
         Box::new(|| issuer.serve(200, "", format!("{good}{good}"))),
         Box::new(|| issuer.serve(200, "", &good[..good.len() - 1])),
         Box::new(|| issuer.serve(200, "", padded(&good, 256 * 1024 + 1))),
@@ -345,11 +440,11 @@ async fn a_bad_document_never_replaces_good_keys() {
     let backend = Backend::start_ready(&issuer).await;
     for (index, serve) in bodies.iter().enumerate() {
         serve();
-        advance(40 * SECOND).await;
+        // More than the cooldown, and less than the 60 s after which a request waits again.
+        advance(31 * SECOND).await;
         let answer = backend.get(&fresh_token(&NEXT_KEY)).await;
         assert_eq!((answer.status, issuer.fetches()), (503, index + 2), "reply {index}");
         assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200, "reply {index}");
-        backend.fetches_ended(issuer.fetches()).await;
     }
     assert_eq!(other.fetches(), 0, "it followed a redirect");
 }
@@ -373,9 +468,9 @@ async fn a_fetch_takes_5_s_at_most() {
     let (issuer, backend) = starting().await;
     let waiting = later(&backend, token());
     // Its answer shows that the request before it is being answered too.
-    assert_eq!(status(&backend, "/readyz").await, 503);
+    assert_eq!(status(&backend, "/healthz").await, 200);
     advance(4 * SECOND).await;
-    assert_eq!(status(&backend, "/readyz").await, 503);
+    assert_eq!(status(&backend, "/healthz").await, 200);
     assert!(!waiting.is_finished());
     advance(SECOND).await;
     assert_eq!(common::patiently(waiting).await.unwrap().status, 503);
@@ -398,6 +493,7 @@ async fn odd_keys_spoil_no_other() {
         json!({ "kty": "EC", "crv": "P-256", "kid": "key-1", "x": "AQ", "y": "AQ" }),
         json!({ "kty": "oct", "kid": "key-1", "k": base64url("secret") }),
         but("kid", json!(1)),
+        but("kid", json!("")),
         but("key_ops", json!("verify")),
         but("key_ops", json!(["sign"])),
         but("use", json!("enc")),

@@ -6,8 +6,8 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
-use backend::oidc::{KeySet, Verifier};
 use common::{FORGED_KEY, FakeIssuer, KEY, Program, claims, claims_but, exchange, fresh_token, settings, token_of_kid};
+use common::{token, verifier};
 use serde_json::json;
 
 /// Every sort of token there is, good and bad.
@@ -42,6 +42,13 @@ fn assert_hides(token: &str, text: &str, whose: &str) {
 /// All places where a client may put a token, right and wrong ones.
 fn requests(token: &str) -> Vec<String> {
     let head = |line: &str, headers: &str| format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+    let good = self::token();
+    let body = |media_type: &str, body: &str| {
+        let length = body.len();
+        let headers =
+            format!("authorization: Bearer {good}\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\n");
+        head("POST /orders", &headers) + body
+    };
     vec![
         head("GET /", &format!("authorization: Bearer {token}\r\n")),
         head("HEAD /", &format!("authorization: Bearer {token}\r\n")),
@@ -55,6 +62,12 @@ fn requests(token: &str) -> Vec<String> {
         head("GET /", &format!("cookie: token={token}\r\nx-vercel-oidc-token: {token}\r\n")),
         head(&format!("GET /?access_token={token}"), ""),
         head(&format!("GET /{token}"), &format!("authorization: Bearer {token}\r\n")),
+        // A body, which some route may complain about.
+        body("application/json", &format!("{{\"item\":{{\"{token}\":1}},\"quantity\":\"{token}\"}}")),
+        body("application/json", &format!("{{\"quantity\":\"{token}\"}}")),
+        body("application/json", &format!("\"{token}\"")),
+        body("application/json", token),
+        body(token, "{}"),
         // What is logged of every request.
         head(&format!("{token} /"), ""),
         head("GET /", &format!("traceparent: {token}\r\nx-vercel-id: {token}\r\n")),
@@ -97,13 +110,11 @@ async fn no_debug_output_holds_a_token() {
     let issuer = FakeIssuer::start(&KEY).await;
     let settings = settings(&issuer.url(), &[]);
     let shown = format!("{settings:?} {:#?}", settings.clone());
-    let keys = KeySet::new(settings.jwks_url);
-    let verifier = Verifier::new(settings.trust, keys.clone(), 10);
+    let verifier = verifier(settings);
     let soon = SystemTime::now() + Duration::from_secs(1);
     for token in tokens() {
         let result = verifier.verify(token.as_bytes(), soon).await;
-        let caller = result.as_ref().ok().cloned().map(backend::auth::VerifiedCaller);
-        let text = format!("{shown} {result:?} {result:#?} {caller:?} {keys:?}");
+        let text = format!("{shown} {result:?} {result:#?} {verifier:?} {:?}", verifier.keys());
         assert_hides(&token, &text, "Debug");
         let json = local_payload(&token);
         assert!(!text.contains(&json), "{text}");
@@ -111,7 +122,7 @@ async fn no_debug_output_holds_a_token() {
         assert!(!text.contains(&format!("{:?}", json.as_bytes()).trim_matches(['[', ']'])[..40]), "{text}");
         if let Err(error) = result {
             assert_hides(&token, &error.to_string(), "Display");
-            let problem = backend::problem::Problem::from(error);
+            let problem = vercel_oidc_verifier::Problem::from(error);
             assert_hides(&token, &format!("{problem:?}"), "the problem");
         }
     }

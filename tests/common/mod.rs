@@ -7,10 +7,13 @@
 mod issuer;
 pub(crate) mod program;
 
+use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+use axum::Router;
 use backend::settings::Settings;
 use local::{Deployment, SigningKey};
 use serde_json::{Value, json};
@@ -19,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use vercel_oidc_verifier::Verifier;
 
 pub(crate) use issuer::FakeIssuer;
 pub(crate) use program::Program;
@@ -73,6 +77,11 @@ pub(crate) fn settings(jwks_url: &str, more: &[(&str, &str)]) -> Settings {
     .unwrap()
 }
 
+/// The verifier of these settings.
+pub(crate) fn verifier(settings: Settings) -> Verifier {
+    Verifier::new(settings.trust, settings.keys).with_cached_tokens(settings.cached_tokens)
+}
+
 /// The backend in this process, for tests that move its clock.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
@@ -85,17 +94,33 @@ impl Backend {
         Self::start_with(issuer, &[]).await
     }
 
-    /// It must run on the thread of the test, whose log tells when a fetch has ended.
     pub(crate) async fn start_with(issuer: &FakeIssuer, more: &[(&str, &str)]) -> Self {
-        let (count, ended) = watch::channel(0);
-        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(EndedFetches(count)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(backend::run(listener, settings(&issuer.url(), more), std::future::pending()));
+        Self::spawn(address, backend::run(listener, settings(&issuer.url(), more), pending()))
+    }
+
+    /// The same with these routes instead of the repository's, and with the keys fetched.
+    pub(crate) async fn with_routes(issuer: &FakeIssuer, routes: Router) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let verifier = Arc::new(verifier(settings(&issuer.url(), &[])));
+        let app = backend::app::app(routes, verifier.clone());
+        let backend = Self::spawn(address, backend::serve::serve(listener, app, pending()));
+        verifier.keys().prefetch(SystemTime::now());
+        backend.fetches_ended(1).await;
+        backend
+    }
+
+    /// The server must run on the thread of the test, whose log tells when a fetch has ended.
+    fn spawn(address: SocketAddr, server: impl Future<Output = io::Result<()>> + Send + 'static) -> Self {
+        let (count, ended) = watch::channel(0);
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(EndedFetches(count)));
+        tokio::spawn(server);
         Self { address, ended, _log }
     }
 
-    /// The same, with the keys in its hands.
+    /// The same as `start`, with the keys fetched.
     pub(crate) async fn start_ready(issuer: &FakeIssuer) -> Self {
         let backend = Self::start(issuer).await;
         backend.fetches_ended(1).await;
@@ -124,7 +149,9 @@ struct EndedFetches(watch::Sender<usize>);
 
 impl<S: tracing::Subscriber> Layer<S> for EndedFetches {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if event.metadata().target() == "backend::oidc::key_set" {
+        let metadata = event.metadata();
+        // One event for each fetch has its duration; those about single keys have none.
+        if metadata.target() == "vercel_oidc_verifier::key_set" && metadata.fields().field("duration_ms").is_some() {
             self.0.send_modify(|ended| *ended += 1);
         }
     }

@@ -1,0 +1,47 @@
+//! For tests of routes: the application around them, and tokens of a key that the test holds. Nothing is fetched.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Builder;
+use axum::http::{HeaderMap, StatusCode};
+use local::{Deployment, SigningKey};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use vercel_oidc_verifier::{KeySet, Subject, Trust, Verifier, vercel_issuer};
+
+/// Making a key takes long, so all tests share it.
+static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("test").unwrap());
+
+/// The application with these routes. It trusts every environment of the project.
+pub(crate) fn app(routes: Router) -> Router {
+    let deployment = Deployment::default();
+    let subjects = [Subject::new("owner:acme:project:storefront:environment:*")];
+    let trust = Trust::issuer(vercel_issuer(&deployment.team), [deployment.audience()], subjects);
+    let keys = KeySet::from_jwks(json!({ "keys": [KEY.jwk()] }).to_string().as_bytes()).unwrap();
+    crate::app::app(routes, Arc::new(Verifier::new(trust, keys)))
+}
+
+/// The claims of a token from this environment.
+pub(crate) fn claims(environment: &str) -> Value {
+    let deployment = Deployment::default().in_environment(environment);
+    deployment.claims(&vercel_issuer(&deployment.team), SystemTime::now(), Duration::from_secs(60))
+}
+
+/// Adds a token with these claims.
+pub(crate) fn authorized(request: Builder, claims: &Value) -> Builder {
+    request.header(AUTHORIZATION, format!("Bearer {}", KEY.mint(claims)))
+}
+
+/// Sends the request. The last part of the answer is its body, or `null` if that is not JSON.
+pub(crate) async fn send(app: &Router, request: Builder, body: impl Into<Body>) -> (StatusCode, HeaderMap, Value) {
+    let response = app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = to_bytes(body, 1 << 20).await.unwrap();
+    (head.status, head.headers, serde_json::from_slice(&body).unwrap_or_default())
+}
