@@ -1,4 +1,4 @@
-//! What a token of Vercel's says: every claim that its OIDC reference documents, for one deployment.
+//! The claims of Vercel's tokens: every claim that Vercel's OIDC reference documents, for one deployment.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,11 +11,11 @@ use crate::unix_seconds;
 pub struct Deployment {
     /// The team, as in its dashboard URL.
     pub team: String,
-    /// What stays the same when the team is renamed.
+    /// The team's id, which a rename does not change.
     pub team_id: String,
     /// The project, by name.
     pub project: String,
-    /// What stays the same when the project is renamed.
+    /// The project's id, which a rename does not change.
     pub project_id: String,
     /// `production`, `preview`, `development`, or a custom one.
     pub environment: String,
@@ -48,13 +48,13 @@ impl Deployment {
         format!("owner:{team}:project:{project}:environment:{environment}")
     }
 
-    /// Returns the audience that a token has unless it was exchanged for one with another.
+    /// Returns the default audience of this deployment's tokens. An exchange changes it.
     #[must_use]
     pub fn audience(&self) -> String {
         format!("https://vercel.com/{}", self.team)
     }
 
-    /// Returns the claims of a token that `issuer` makes `now`, good for `lifetime`.
+    /// Returns the claims of a token that `issuer` makes `now` and that is valid for `lifetime`.
     #[must_use]
     pub fn claims(&self, issuer: &str, now: SystemTime, lifetime: Duration) -> Value {
         let mut claims = json!({
@@ -72,7 +72,7 @@ impl Deployment {
             "iat": unix_seconds(now),
             "exp": unix_seconds(now + lifetime),
         });
-        // In development a token is made for a person, who has pulled it, and names them.
+        // A development token names the person who has pulled it.
         if self.environment == "development" {
             claims["user_id"] = json!("7Gw5ZMzpQA8h90F832KGp7nw");
         }

@@ -1,8 +1,8 @@
-//! The issuer: what `oidc.vercel.com` serves, with a key made at start and gone at the end.
+//! The issuer: what `oidc.vercel.com` serves, with a key that is made at start and never stored.
 //!
-//! Team mode (`{url}/{team}`) and global mode (`{url}`), with the one key for both, as at Vercel. `POST /~token`
-//! exchanges a token that this issuer has signed for one with another audience. Whoever can reach the issuer can't get
-//! a first token from it: those come from [`Issuer::token`], as Vercel's come with each request to a function.
+//! It serves team mode (`{url}/{team}`) and global mode (`{url}`) with one key for both, as Vercel does. `POST /~token`
+//! exchanges a token that this issuer has signed for one with another audience. HTTP gives no first token: those come
+//! from [`Issuer::token`], as Vercel's come with each request to a function.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::{Deployment, SigningKey, unix_seconds};
 
-/// How long the token of a function lives at Vercel, which hands out the same one for part of that.
+/// How long a function's token is valid at Vercel.
 const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 
 type Refusal = (StatusCode, Json<Value>);
@@ -36,15 +36,15 @@ impl Issuer {
         Self { url: url.to_owned(), key: Arc::new(key) }
     }
 
-    /// Makes an issuer with a new key and serves it on `listener` for as long as the runtime runs.
+    /// Makes an issuer with a new key and serves it on `listener` until the runtime stops.
     ///
     /// # Errors
     ///
-    /// Where no key can be made, or the socket has no address.
+    /// No key can be made, or the socket has no address.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// There is no tokio runtime.
     pub fn start(listener: TcpListener) -> io::Result<Self> {
         let url = format!("http://{}", listener.local_addr()?);
         let issuer = Self::new(&url, SigningKey::generate("local-key")?);
@@ -83,13 +83,13 @@ impl Issuer {
         deployment.claims(&issuer, SystemTime::now(), LIFETIME)
     }
 
-    /// Returns that token.
+    /// Returns the token that Vercel would give `deployment` now, in team mode.
     #[must_use]
     pub fn token(&self, deployment: &Deployment) -> String {
         self.key.mint(&self.claims(deployment))
     }
 
-    /// Returns what it serves, for a server that wants more than [`Issuer::start`] does.
+    /// Returns what it serves, to be served by a server other than that of [`Issuer::start`].
     pub fn router(&self) -> Router {
         let global = |State(issuer): State<Self>| async move { issuer.discovery(&issuer.url) };
         let team = |State(issuer): State<Self>, Path(team): Path<String>| async move {
@@ -122,7 +122,7 @@ impl Issuer {
         }))
     }
 
-    /// Keeps what the token says, until when too, but for the audience; `act` tells which token it came of.
+    /// Changes the audience and keeps the other claims, `exp` included. `act` tells which token was exchanged.
     fn exchange(&self, request: &Value, now: SystemTime) -> Result<Json<Value>, Refusal> {
         let (Some(token), Some(audience)) = (request["token"].as_str(), request["aud"].as_str()) else {
             return Err(refusal(StatusCode::BAD_REQUEST, "`token` and `aud` are needed, both strings"));

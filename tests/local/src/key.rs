@@ -1,8 +1,8 @@
 //! The key that signs tokens, and everything that can be signed with it.
 //!
-//! [`SigningKey::mint`] makes the tokens that Vercel makes. [`SigningKey::sign`] puts a good signature under any header
-//! and payload, for the tokens that Vercel never would. The private key can't be taken out. JWS (RFC 7515) and JWK (RFC
-//! 7517); the signature is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
+//! [`SigningKey::mint`] makes tokens as Vercel does. [`SigningKey::sign`] puts a good signature under any header and
+//! payload, for tokens that Vercel never makes. The private key can't be taken out. The formats are JWS (RFC 7515) and
+//! JWK (RFC 7517). The signature is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
 
 use std::{fmt, io};
 
@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-/// An RSA key of 2048 bits, made anew.
+/// A new RSA key of 2048 bits.
 pub struct SigningKey {
     kid: String,
     pair: RsaKeyPair,
@@ -28,14 +28,14 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// Where the system has no randomness to make a key of.
+    /// The system has no randomness for a key.
     pub fn generate(kid: &str) -> io::Result<Self> {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048)
             .map_err(|_| io::Error::other("the system gave no randomness for an RSA key"))?;
         Ok(Self { kid: kid.to_owned(), pair })
     }
 
-    /// Returns the name of this key, as `kid` has it.
+    /// Returns the `kid` of this key.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
@@ -62,7 +62,7 @@ impl SigningKey {
         self.sign(header.to_string().as_bytes(), claims.to_string().as_bytes())
     }
 
-    /// Returns a token of these bytes, whatever they are, under a good signature.
+    /// Returns a token with this header and payload, which may be any bytes, under a good signature.
     #[must_use]
     pub fn sign(&self, header: &[u8], payload: &[u8]) -> String {
         let message = format!("{}.{}", base64url(header), base64url(payload));
@@ -100,7 +100,7 @@ impl SigningKey {
         self.pair.public_key().as_ref().to_vec()
     }
 
-    /// Returns the claims of a token that this key has signed, and nothing for any other.
+    /// Returns the claims of a token, if this key has signed it.
     pub(crate) fn signed_claims(&self, token: &str) -> Option<Value> {
         let (message, signature) = token.rsplit_once('.')?;
         let (_, payload) = message.split_once('.')?;

@@ -1,8 +1,9 @@
 //! `cargo run`: the whole flow on your machine, with no account and no network.
 //!
-//! It starts the issuer, the backend and the caller ([`stage`]), makes one call that is accepted and one that is
-//! refused, tells what happened ([`story`]), and serves the caller's page until Ctrl-C. `cargo run -- --once` leaves
-//! after the two calls. Of the environment it reads `NO_COLOR` and `TERM`, and nothing that configures either end.
+//! It starts the issuer, two backends and the caller ([`stage`]), makes a call as a default deployment does, one with an
+//! exchanged token and one that is refused, shows what happened ([`story`]), and serves the caller's page until Ctrl-C.
+//! `cargo run -- --once` exits after the calls. It reads `NO_COLOR` and `TERM` from the environment, and nothing that
+//! configures either end.
 
 mod proxy;
 mod stage;
@@ -16,8 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: cargo run [-- --once]
 
-  (nothing)  make the two calls, then serve the page until Ctrl-C
-  --once     make the two calls, and exit with 0 if they went as they should
+  (nothing)  make three calls, then serve the page until Ctrl-C
+  --once     make three calls, and exit with 0 if two were accepted and the last one refused
 ";
 
 /// Where people expect a page in development.
@@ -37,7 +38,7 @@ async fn main() -> ExitCode {
     match run(once).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("error: the first call should have been accepted, and the second refused");
+            eprintln!("error: the first two calls should have been accepted, and the third refused");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -47,18 +48,19 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Returns whether the backend accepted the first call and refused the second.
+/// Returns whether the backends accepted the first two calls and refused the third.
 async fn run(once: bool) -> io::Result<bool> {
     let listeners = if once { vec![loopback(0).await?] } else { listen_on_localhost(PAGE_PORT).await? };
     let port = listeners[0].local_addr()?.port();
     let stage = Stage::set(listeners).await?;
 
-    let accepted = stage.call(None).await?;
-    let refused = stage.call(Some("other-environment")).await?;
-    // Heard from before the page is announced, so that no Ctrl-C after that ends this as a failure.
+    let accepted = stage.call("").await?;
+    let exchanged = stage.call("exchanged").await?;
+    let refused = stage.call("other-environment").await?;
+    // From here on Ctrl-C is a success, because the next line announces the page.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut out = io::stdout().lock();
-    out.write_all(story::tell(&stage, &accepted, &refused, has_colour()).as_bytes())?;
+    out.write_all(story::tell(&stage, [&accepted, &exchanged, &refused], has_colour()).as_bytes())?;
 
     if !once {
         if port != PAGE_PORT {
@@ -68,10 +70,10 @@ async fn run(once: bool) -> io::Result<bool> {
         drop(out);
         interrupt.recv().await;
     }
-    Ok(accepted.is_accepted() && refused.is_forbidden())
+    Ok(accepted.is_accepted() && exchanged.is_accepted() && refused.is_forbidden())
 }
 
-/// Colour is for people: not for a pipe, nor for who has asked for none (<https://no-color.org>).
+/// A pipe gets no colour, nor does a person who has asked for none (<https://no-color.org>).
 fn has_colour() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

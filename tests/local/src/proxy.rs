@@ -1,6 +1,8 @@
-//! What Vercel's proxy is to a function: it gives each request a token, whatever the client sent as one.
+//! What Vercel's proxy is to a function: it gives each request a token, and removes what the client sent as one.
 //!
-//! With `?token=` it gives a wrong one, by the names in [`Proxy::token`], so that the refusals can be looked at too.
+//! `?token=NAME` chooses one of the tokens in [`TOKENS`], so that people can look at the refusals. The backend tells its
+//! client only what is wrong, and not what it would accept. The stand-in knows which token it made, so it explains the
+//! refusal in the header `x-local-explanation`.
 
 use std::io;
 use std::sync::Arc;
@@ -12,19 +14,77 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use caller::Caller;
 use local::{Deployment, Issuer, SigningKey};
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// Returns the caller as `deployment` of it would run, with the proxy in front; it calls the backend at `backend_url`,
-/// whose name is `audience`.
-pub(crate) fn app(issuer: &Issuer, deployment: &Deployment, backend_url: &str, audience: &str) -> io::Result<Router> {
+use crate::stage::ORDERS_AUDIENCE;
+
+/// A token that a request can ask for.
+struct NamedToken {
+    name: &'static str,
+    mint: fn(&Proxy) -> String,
+    /// Which of the two callers gets it.
+    exchanges: bool,
+    /// Why the backend refuses it, in ASCII, because it goes into a header.
+    explanation: Option<&'static str>,
+}
+
+const TOKENS: [NamedToken; 6] = [
+    NamedToken { name: "", mint: |proxy| proxy.issuer.token(&proxy.deployment), exchanges: false, explanation: None },
+    NamedToken {
+        name: "exchanged",
+        mint: |proxy| proxy.issuer.token(&proxy.deployment),
+        exchanges: true,
+        explanation: None,
+    },
+    NamedToken {
+        name: "other-environment",
+        mint: |proxy| proxy.issuer.token(&proxy.deployment.in_environment("preview")),
+        exchanges: false,
+        explanation: Some(
+            "The function got the token of a preview deployment. This backend accepts tokens of production only.",
+        ),
+    },
+    NamedToken {
+        name: "other-audience",
+        mint: |proxy| {
+            let mut claims = proxy.issuer.claims(&proxy.deployment);
+            claims["aud"] = json!(ORDERS_AUDIENCE);
+            proxy.issuer.key().mint(&claims)
+        },
+        exchanges: false,
+        explanation: Some("The function got a token for another API: `aud` does not name this backend."),
+    },
+    NamedToken {
+        name: "expired",
+        mint: |proxy| {
+            let yesterday = SystemTime::now() - Duration::from_secs(24 * 3600);
+            let issuer = proxy.issuer.team_url(&proxy.deployment.team);
+            proxy.issuer.key().mint(&proxy.deployment.claims(&issuer, yesterday, Duration::from_secs(3600)))
+        },
+        exchanges: false,
+        explanation: Some("The function got a token of yesterday. A stolen token is useless after some hours."),
+    },
+    NamedToken {
+        name: "forged",
+        mint: |proxy| proxy.forger.mint(&proxy.issuer.claims(&proxy.deployment)),
+        exchanges: false,
+        explanation: Some(
+            "Somebody else signed this token and gave their key the name of the issuer's key. Only the issuer's own \
+             signature counts.",
+        ),
+    },
+];
+
+/// Returns the caller as `deployment` of it would run, with the proxy in front. It calls the backend at `backend_url`,
+/// and with an exchanged token the one at `orders_url`.
+pub(crate) fn app(issuer: &Issuer, deployment: &Deployment, backend_url: &str, orders_url: &str) -> io::Result<Router> {
     let proxy = Proxy {
-        caller: new_caller(backend_url, issuer, Some(audience)),
-        caller_without_exchange: new_caller(backend_url, issuer, None),
-        // Of the same name, so that only the signature tells.
+        caller: new_caller(backend_url, issuer, None),
+        exchanging_caller: new_caller(orders_url, issuer, Some(ORDERS_AUDIENCE)),
+        // The same name, so that only the signature is wrong.
         forger: SigningKey::generate(issuer.key().kid())?,
         issuer: issuer.clone(),
         deployment: deployment.clone(),
-        audience: audience.to_owned(),
     };
     Ok(Router::new().fallback(forward).with_state(Arc::new(proxy)))
 }
@@ -41,49 +101,57 @@ fn new_caller(backend_url: &str, issuer: &Issuer, audience: Option<&str>) -> Cal
 struct Proxy {
     issuer: Issuer,
     deployment: Deployment,
-    audience: String,
     forger: SigningKey,
     caller: Caller,
-    caller_without_exchange: Caller,
+    exchanging_caller: Caller,
 }
 
 async fn forward(State(proxy): State<Arc<Proxy>>, mut request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
-    let wish = query.split('&').find_map(|pair| pair.strip_prefix("token="));
-    let Some((token, caller)) = proxy.token(wish) else {
-        return (StatusCode::BAD_REQUEST, "no token of that name\n").into_response();
+    let name = query.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or_default();
+    let Some(token) = TOKENS.iter().find(|token| token.name == name) else {
+        return (StatusCode::BAD_REQUEST, "no token has this name\n").into_response();
     };
-    let Ok(mut token) = HeaderValue::try_from(token) else {
+    let Ok(mut value) = HeaderValue::try_from((token.mint)(&proxy)) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    token.set_sensitive(true);
-    request.headers_mut().insert("x-vercel-oidc-token", token);
-    // The page and the story show what went wrong; a log would say it once more.
-    let mut response = caller.handle(&request.map(|_body| ()), |_line| ()).await.into_response();
-    // By this the page knows that it may offer the wrong tokens.
+    value.set_sensitive(true);
+    request.headers_mut().insert("x-vercel-oidc-token", value);
+    let caller = if token.exchanges { &proxy.exchanging_caller } else { &proxy.caller };
+    // The page and the story show what went wrong. A log would repeat it.
+    let response = caller.handle(&request.map(|_body| ()), |_line| ()).await;
+    let explanation = token.explanation.filter(|_| is_refusal(response.body()));
+    let mut response = response.into_response();
+    // By this header the page knows that it may offer the wrong tokens.
     response.headers_mut().insert("x-local-stand-in", HeaderValue::from_static("1"));
+    if let Some(explanation) = explanation {
+        response.headers_mut().insert("x-local-explanation", HeaderValue::from_static(explanation));
+    }
     response
 }
 
-impl Proxy {
-    /// Returns the token of that name, and the caller to give it to.
-    fn token(&self, wish: Option<&str>) -> Option<(String, &Caller)> {
-        let issuer_url = self.issuer.team_url(&self.deployment.team);
-        let signed_for_backend = |key: &SigningKey, now| {
-            let mut claims = self.deployment.claims(&issuer_url, now, Duration::from_secs(3600));
-            claims["aud"] = json!(self.audience);
-            key.mint(&claims)
-        };
-        let now = SystemTime::now();
-        let yesterday = now - Duration::from_secs(24 * 3600);
-        Some(match wish {
-            None => (self.issuer.token(&self.deployment), &self.caller),
-            Some("other-environment") => (self.issuer.token(&self.deployment.in_environment("preview")), &self.caller),
-            // The rest is for the backend to refuse, so no exchange may refuse it before, or mend it.
-            Some("other-audience") => (self.issuer.token(&self.deployment), &self.caller_without_exchange),
-            Some("expired") => (signed_for_backend(self.issuer.key(), yesterday), &self.caller_without_exchange),
-            Some("forged") => (signed_for_backend(&self.forger, now), &self.caller_without_exchange),
-            Some(_) => return None,
-        })
+/// Whether the backend refused the token. Every other failure has another cause than the token.
+fn is_refusal(body: &str) -> bool {
+    serde_json::from_str::<Value>(body).is_ok_and(|problem| problem["code"] == "backend_refused")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_is_one_or_two_short_sentences_in_ascii() {
+        for explanation in TOKENS.iter().filter_map(|token| token.explanation) {
+            assert!(explanation.is_ascii() && explanation.len() <= 200, "{explanation}");
+            assert!((1..=2).contains(&explanation.matches('.').count()), "{explanation}");
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_is_explained() {
+        assert!(is_refusal(r#"{"code":"backend_refused"}"#));
+        for body in [r#"{"code":"backend_unreachable"}"#, r#"{"message":"hello"}"#, "[]", "<html>"] {
+            assert!(!is_refusal(body), "{body}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The stage: issuer, backend and caller, each on a loopback socket of its own, as if on three machines.
+//! Issuer, backends and caller, each on its own loopback socket, as if on several machines.
 //!
 //! Nothing here is configured from outside, and nothing is reached but these sockets.
 
@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 
 use crate::proxy;
 
-/// What the backend calls itself in `aud`: a name, not an address, so nothing is ever sent there.
-pub(crate) const AUDIENCE: &str = "https://orders.acme.example";
+/// The audience that the second backend accepts. It is a name and not an address: nothing is sent there.
+pub(crate) const ORDERS_AUDIENCE: &str = "https://orders.acme.example";
 
 /// Everything that runs, and where.
 pub(crate) struct Stage {
@@ -23,10 +23,12 @@ pub(crate) struct Stage {
     pub(crate) deployment: Deployment,
     pub(crate) issuer_url: String,
     pub(crate) backend_url: String,
+    /// A backend that accepts tokens for [`ORDERS_AUDIENCE`] only.
+    pub(crate) orders_url: String,
     pub(crate) caller_url: String,
 }
 
-/// What a call to the caller came to.
+/// The answer to a call.
 pub(crate) struct Outcome {
     pub(crate) status: StatusCode,
     pub(crate) server_timing: String,
@@ -35,43 +37,29 @@ pub(crate) struct Outcome {
 }
 
 impl Stage {
-    /// Starts everything; the caller on `listeners`, the others wherever there is room.
+    /// Starts everything: the caller on `listeners`, the others on any free port.
     pub(crate) async fn set(listeners: Vec<TcpListener>) -> io::Result<Self> {
         let deployment = Deployment::default();
         let issuer = Issuer::start(loopback(0).await?)?;
-
-        let listener = loopback(0).await?;
-        let backend_url = format!("http://{}", listener.local_addr()?);
         let issuer_url = issuer.team_url(&deployment.team);
-        let settings = backend::settings::Settings::read(|name| {
-            let value = match name {
-                "OIDC_TEAM_SLUG" => &deployment.team,
-                "OIDC_PROJECT_NAME" => &deployment.project,
-                "OIDC_ISSUER" => &issuer_url,
-                "OIDC_AUDIENCE" => AUDIENCE,
-                _ => return None,
-            };
-            Some(value.to_owned())
-        })
-        .map_err(|problems| io::Error::other(problems.to_string()))?;
-        tokio::spawn(backend::run(listener, settings, pending()));
+        let backend_url = start_backend(&deployment, &issuer_url, &deployment.audience()).await?;
+        let orders_url = start_backend(&deployment, &issuer_url, ORDERS_AUDIENCE).await?;
 
         let caller_url = format!("http://{}", listeners[0].local_addr()?);
-        let app = proxy::app(&issuer, &deployment, &backend_url, AUDIENCE)?;
+        let app = proxy::app(&issuer, &deployment, &backend_url, &orders_url)?;
         for listener in listeners {
             tokio::spawn(axum::serve(listener, app.clone()).into_future());
         }
-        Ok(Self { issuer, deployment, issuer_url, backend_url, caller_url })
+        Ok(Self { issuer, deployment, issuer_url, backend_url, orders_url, caller_url })
     }
 
-    /// Makes one call as a browser would, with the token that `wish` names.
-    pub(crate) async fn call(&self, wish: Option<&str>) -> io::Result<Outcome> {
-        // Plain http to this machine: no proxy that the environment names, and no certificates, which it may not have.
+    /// Makes one call as a browser would, with the token of this name.
+    pub(crate) async fn call(&self, token: &str) -> io::Result<Outcome> {
+        // Plain http to this machine needs neither a proxy nor certificate authorities, which the machine may lack.
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().map_err(io::Error::other)?;
-        let query = wish.map_or_else(String::new, |wish| format!("?token={wish}"));
         let start = Instant::now();
-        let response =
-            client.get(format!("{}/api/call{query}", self.caller_url)).send().await.map_err(io::Error::other)?;
+        let url = format!("{}/api/call?token={token}", self.caller_url);
+        let response = client.get(url).send().await.map_err(io::Error::other)?;
         let status = response.status();
         let server_timing = response
             .headers()
@@ -85,14 +73,36 @@ impl Stage {
     }
 }
 
+/// Starts a backend that trusts this deployment's tokens for this audience, and returns its URL.
+async fn start_backend(deployment: &Deployment, issuer_url: &str, audience: &str) -> io::Result<String> {
+    let listener = loopback(0).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let settings = backend::settings::Settings::read(|name| match name {
+        "OIDC_TEAM_SLUG" => Some(&*deployment.team),
+        "OIDC_PROJECT_NAME" => Some(&*deployment.project),
+        "OIDC_OWNER_ID" => Some(&*deployment.team_id),
+        "OIDC_ISSUER" => Some(issuer_url),
+        "OIDC_AUDIENCE" => Some(audience),
+        _ => None,
+    })
+    .map_err(|error| io::Error::other(error.to_string()))?;
+    tokio::spawn(backend::run(listener, settings, pending()));
+    Ok(url)
+}
+
 impl Outcome {
     pub(crate) fn is_accepted(&self) -> bool {
         self.status == StatusCode::OK
     }
 
-    /// The backend found the token genuine, and the deployment not one of those that it trusts.
+    /// Whether the backend found the token genuine, and does not trust the deployment that it names.
     pub(crate) fn is_forbidden(&self) -> bool {
         self.body["backend_code"] == "forbidden"
+    }
+
+    /// Returns how long the whole call took.
+    pub(crate) fn total_milliseconds(&self) -> f64 {
+        self.took.as_secs_f64() * 1000.0
     }
 
     /// Returns the milliseconds that `Server-Timing` has for `step`.
@@ -105,9 +115,9 @@ impl Outcome {
     }
 }
 
-/// Takes `first` for itself, or the next port that is free.
+/// Listens on `first`, or on the next port that is free.
 ///
-/// Free means on both addresses that a browser may take `localhost` for: or it could meet another program's page.
+/// The port must be free on both addresses of `localhost`: a browser may use either, and must not meet another program.
 pub(crate) async fn listen_on_localhost(first: u16) -> io::Result<Vec<TcpListener>> {
     for port in first..u16::MAX {
         match both_loopbacks(port).await {
@@ -124,7 +134,7 @@ async fn both_loopbacks(port: u16) -> io::Result<Vec<TcpListener>> {
     match TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
         Ok(v6) => Ok(vec![v4, v6]),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
-        // No IPv6 here, so nobody else can be met there.
+        // Without IPv6, `localhost` has one address.
         Err(_) => Ok(vec![v4]),
     }
 }
@@ -156,7 +166,7 @@ mod tests {
     fn reads_the_time_of_each_step() {
         let outcome = Outcome {
             status: StatusCode::OK,
-            server_timing: "token;dur=0.1, backend;desc=x;dur=12, verify;dur=2.5,odd".to_owned(),
+            server_timing: "token;dur=0.1;desc=file, backend;desc=x;dur=12, verify;dur=2.5,odd".to_owned(),
             body: Value::Null,
             took: Duration::ZERO,
         };

@@ -1,52 +1,53 @@
-//! The two calls as a story, for someone who never heard of OIDC federation.
+//! The three calls as a story, for a reader who has never met OIDC federation.
 //!
-//! Told from what the caller answered: a check is ticked because that answer proves it passed. It has the claims of the
-//! tokens, and never a token.
+//! It is told from what the caller answered: a check is ticked because that answer proves that it passed. The story has
+//! the claims of the tokens, and no token.
 
 use std::fmt::{Display, Write as _};
 
 use serde_json::Value;
 
-use crate::stage::{AUDIENCE, Outcome, Stage};
+use crate::stage::{ORDERS_AUDIENCE, Outcome, Stage};
 
-/// How wide the text gets, but for a single word that is wider.
+/// The width of the text, unless a single word is wider.
 const WIDTH: usize = 100;
 
-/// Tells both calls.
-pub(crate) fn tell(stage: &Stage, accepted: &Outcome, refused: &Outcome, colour: bool) -> String {
+/// Tells the three calls: accepted, accepted with an exchanged token, refused.
+pub(crate) fn tell(stage: &Stage, [accepted, exchanged, refused]: [&Outcome; 3], colour: bool) -> String {
     let mut page = Page { text: String::new(), colour };
     introduction(&mut page, stage);
     first_call(&mut page, stage, accepted);
-    second_call(&mut page, stage, refused);
+    exchanged_call(&mut page, stage, exchanged);
+    refused_call(&mut page, stage, refused);
     page.text
 }
 
 fn introduction(page: &mut Page, stage: &Stage) {
     page.title("Vercel OIDC federation, on your machine");
-    page.line("A function proves to an API which deployment it is: no password, no API key, nothing to keep secret.\n");
+    page.line("A function proves to an API which deployment it is. There is no password, no API key, no secret.\n");
     for (end, url, what) in [
         ("issuer", &stage.issuer_url, "stands in for Vercel: signs tokens, publishes its public key"),
-        ("caller", &stage.caller_url, "the Vercel Function: is given a token with each request"),
-        ("backend", &stage.backend_url, "the protected API: knows whom to trust, and no secret"),
+        ("caller", &stage.caller_url, "the Vercel Function: gets a token with each request"),
+        ("backend", &stage.backend_url, "the protected API: knows whom it trusts, and no secret"),
     ] {
         page.line(&format!("   {end:<9}{url:<30}{}", page.paint("2", what)));
     }
 }
 
 fn first_call(page: &mut Page, stage: &Stage, outcome: &Outcome) {
-    // Made again rather than read from the token, which only the function gets: the same but for a second.
+    // The claims are made again, because only the function gets the token. They differ by a second at most.
     let claims = stage.issuer.claims(&stage.deployment);
     page.line("");
     page.title("A call from production");
 
-    page.step(1, "Vercel gives the function a token, in a header of the request: x-vercel-oidc-token", None);
+    page.step(1, "Vercel gives the function a token, in the request header x-vercel-oidc-token", None);
     page.line("   The issuer has signed it. It says:");
     let hours = (claims["exp"].as_u64().unwrap_or(0) - claims["iat"].as_u64().unwrap_or(0)) / 3600;
     let explained = [
-        ("iss", "who says so"),
-        ("sub", "of which deployment"),
-        ("aud", "to whom"),
-        ("exp", &format!("until when: for {hours} hours")),
+        ("iss", "who has signed it"),
+        ("sub", "which deployment it is about"),
+        ("aud", "whom it is for"),
+        ("exp", &format!("when it expires: after {hours} hours")),
     ];
     for (name, meaning) in explained {
         page.field(name, plain(&claims[name]), meaning);
@@ -55,51 +56,62 @@ fn first_call(page: &mut Page, stage: &Stage, outcome: &Outcome) {
         claims.as_object().into_iter().flatten().filter(|(name, _)| !explained.iter().any(|(one, _)| one == name));
     page.words("   and      ", others.map(|(name, value)| format!("{name}={}", plain(value))));
 
-    page.step(2, "The function swaps it for one that is good at this backend alone", outcome.milliseconds("exchange"));
-    page.field("POST", stage.issuer.exchange_url(), "");
-    page.field("aud", AUDIENCE, "`act` tells what it is made from");
-
-    page.step(3, "The function calls the backend", outcome.milliseconds("backend"));
+    page.step(2, "The function calls the backend", outcome.milliseconds("backend"));
     page.field("GET", format!("{}/", stage.backend_url), "");
     page.field("with", "Authorization: Bearer ***", "the token, and no other credential");
 
-    page.step(4, "The backend checks the token", outcome.milliseconds("verify"));
+    page.step(3, "The backend verifies the token", outcome.milliseconds("verify"));
     let verdict = Verdict::of(outcome);
     page.check(verdict.genuine, "signature", &format!("RS256, by a key from {}/.well-known/jwks", stage.issuer_url));
     page.check(verdict.genuine, "iss", &stage.issuer_url);
-    page.check(verdict.genuine, "aud", AUDIENCE);
-    page.check(verdict.genuine, "time", "it has come (nbf, iat), and is not over (exp)");
+    page.check(verdict.genuine, "aud", &stage.deployment.audience());
+    page.check(verdict.genuine, "time", "it is valid already (nbf, iat), and has not expired (exp)");
     page.check(verdict.trusted, "sub", &stage.deployment.subject());
 
-    let took = outcome.took.as_secs_f64() * 1000.0;
-    page.step(5, &format!("The function passes the answer on: {}", outcome.status), Some(took));
+    page.step(4, &format!("The function returns the answer: {}", outcome.status), Some(outcome.total_milliseconds()));
     page.words("   ", outcome.body.to_string().split_inclusive(',').map(str::trim));
 }
 
-fn second_call(page: &mut Page, stage: &Stage, outcome: &Outcome) {
+fn exchanged_call(page: &mut Page, stage: &Stage, outcome: &Outcome) {
     page.line("");
-    page.title("The same call from preview");
+    page.title("A call with a token for one API alone");
     page.line("");
-    page.line("   The same project, and a token just as genuine. But this backend trusts production alone.");
-    page.field("sub", stage.deployment.in_environment("preview").subject(), "of which deployment");
+    page.line("   An API that gets the token above could use it at another API that accepts the same aud.");
+    page.line(
+        "   With BACKEND_AUDIENCE set, the function exchanges the token first. No other API accepts the new one.",
+    );
+
+    page.step(1, "The function exchanges the token", outcome.milliseconds("exchange"));
+    page.field("POST", stage.issuer.exchange_url(), "");
+    page.field("aud", ORDERS_AUDIENCE, "the new token is for this API");
+
+    page.step(2, "The function calls a backend that accepts this aud only", outcome.milliseconds("backend"));
+    page.field("GET", format!("{}/", stage.orders_url), "");
+    page.check(Verdict::of(outcome).genuine, "aud", ORDERS_AUDIENCE);
+    page.line("");
+    page.line(&format!("   The function answers {}.", outcome.status));
+}
+
+fn refused_call(page: &mut Page, stage: &Stage, outcome: &Outcome) {
+    page.line("");
+    page.title("The first call again, from preview");
+    page.line("");
+    page.line("   The project is the same, and the token is genuine. But this backend trusts production only.");
+    page.field("sub", stage.deployment.in_environment("preview").subject(), "which deployment it is about");
     page.line("");
     let verdict = Verdict::of(outcome);
-    page.check(verdict.genuine, "genuine", "signature, iss, aud, time: as before");
+    page.check(verdict.genuine, "genuine", "signature, iss, aud, time: as in the first call");
     page.check(verdict.trusted, "sub", &format!("expected {}", stage.deployment.subject()));
     page.line("");
-    if outcome.is_forbidden() {
-        page.line(&format!(
-            "   The backend refuses: {} ({})",
-            outcome.body["backend_status"],
-            plain(&outcome.body["backend_code"])
-        ));
-    }
-    page.line(&format!("   The function answers: {} ({})", outcome.status, plain(&outcome.body["code"])));
-    page.words("   ", plain(&outcome.body["detail"]).split(' '));
+    let refusal = match outcome.body["backend_status"].as_u64() {
+        Some(status) => format!("The backend refuses: {status} ({}). ", plain(&outcome.body["backend_code"])),
+        None => String::new(),
+    };
+    page.line(&format!("   {refusal}The function answers {} ({}).", outcome.status, plain(&outcome.body["code"])));
     page.line("");
 }
 
-/// How the backend's checks went, as far as the answer tells.
+/// How the backend's checks went, if the answer tells.
 struct Verdict {
     genuine: Option<bool>,
     trusted: Option<bool>,
@@ -110,13 +122,13 @@ impl Verdict {
         match (outcome.is_accepted(), outcome.is_forbidden()) {
             (true, _) => Self { genuine: Some(true), trusted: Some(true) },
             (_, true) => Self { genuine: Some(true), trusted: Some(false) },
-            // Refused for another reason, or never asked: the answer that follows has the reason.
+            // The token was refused for another reason, or nobody verified it. The answer that follows has the reason.
             _ => Self { genuine: None, trusted: None },
         }
     }
 }
 
-/// A JSON value without the quotes that a string has.
+/// Returns a JSON value, a string without its quotes.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -160,7 +172,7 @@ impl Page {
         self.line(&format!("   {mark} {name:<11}{expected}"));
     }
 
-    /// Fills lines with words; `indent` starts the first, as many spaces the others.
+    /// Fills lines with words. `indent` starts the first line, and as many spaces start the others.
     fn words(&mut self, indent: &str, words: impl IntoIterator<Item = impl AsRef<str>>) {
         let mut line = indent.to_owned();
         for word in words {

@@ -342,6 +342,31 @@ async fn a_server_that_verifies_passes_every_case() {
     assert_eq!(names.len(), report.rows().count(), "each case has its own name");
 }
 
+#[tokio::test]
+async fn this_repositorys_backend_passes_every_case() {
+    let check = start(true).await;
+    let [(_, issuer), (_, jwks_url), (_, audience), (_, subject)] = check.settings();
+    let [(_, owner_id), (_, project_id)] = check.ids();
+    let settings = backend::settings::Settings::read(|name| match name {
+        "OIDC_ISSUER" => Some(issuer),
+        "OIDC_JWKS_URL" => Some(jwks_url),
+        "OIDC_AUDIENCE" => Some(audience),
+        "OIDC_SUBJECT" => Some(subject),
+        "OIDC_OWNER_ID" => Some(owner_id),
+        "OIDC_PROJECT_ID" => Some(project_id),
+        _ => None,
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(backend::run(listener, settings.unwrap(), std::future::pending()));
+
+    let report = check.run(&url, |_| ()).await.unwrap();
+    for row in report.rows() {
+        assert_eq!(row.outcome, Outcome::Passed, "{row:?}");
+        assert!(!row.lacks_challenge, "{row:?}");
+    }
+}
+
 /// Each wrong server, and exactly the holes that it has.
 #[tokio::test]
 async fn a_wrong_server_is_reported_with_exactly_its_holes() {

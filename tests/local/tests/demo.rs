@@ -21,36 +21,47 @@ fn run(command: &mut Command) -> (Output, String) {
 }
 
 fn assert_holds_no_token(text: &str) {
-    // A token's header is JSON, and so is its payload: `{"` in base64url.
+    // A token's header and payload are JSON objects: `{"` in base64url.
     assert!(!text.contains("eyJ"), "{text}");
 }
 
 #[test]
-fn once_shows_a_call_accepted_and_a_call_refused() {
+fn once_shows_two_calls_accepted_and_one_refused() {
     let (output, text) = run(demo().arg("--once"));
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert_eq!(text.matches('✓').count(), 6, "{text}");
+    assert_eq!(text.matches('✓').count(), 7, "{text}");
     assert_eq!(text.matches('✗').count(), 1, "{text}");
     for part in [
         "owner:acme:project:storefront:environment:production",
         "owner:acme:project:storefront:environment:preview",
-        "The function passes the answer on: 200 OK",
-        "The backend refuses: 403 (forbidden)",
-        "The function answers: 502 Bad Gateway (backend_refused)",
+        "The function returns the answer: 200 OK",
+        "The function answers 200 OK.",
+        "The backend refuses: 403 (forbidden). The function answers 502 Bad Gateway (backend_refused).",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
-    for step in 1..=5 {
-        let line = text.lines().find(|line| line.starts_with(&format!("{step}  "))).unwrap();
-        assert!(step == 1 || line.ends_with(" ms"), "{line}");
+    let timed =
+        ["The function calls the backend", "The backend verifies the token", "The function exchanges the token"];
+    for step in timed {
+        let line = text.lines().find(|line| line.contains(step)).unwrap();
+        assert!(line.ends_with(" ms"), "{line}");
     }
+}
+
+/// A default deployment does not exchange its token, so the exchange is a scene after the first.
+#[test]
+fn the_first_call_is_that_of_a_default_deployment() {
+    let (_, text) = run(demo().arg("--once"));
+    let (first, second) = text.split_once("A call with a token for one API alone").unwrap();
+    assert!(!first.contains("exchange") && first.contains("✓ aud        https://vercel.com/acme"), "{text}");
+    assert!(second.contains("✓ aud        https://orders.acme.example"), "{text}");
 }
 
 #[test]
 fn once_is_a_page_of_plain_text_in_a_pipe() {
     let (_, text) = run(demo().arg("--once"));
     assert!(!text.contains('\x1b'), "{text}");
-    assert!((40..=60).contains(&text.lines().count()), "{text}");
+    assert!((40..=65).contains(&text.lines().count()), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 105), "{text}");
     assert_holds_no_token(&text);
 }
@@ -74,8 +85,8 @@ fn the_environment_configures_nothing() {
 }
 
 #[test]
-fn a_proxy_in_the_environment_is_not_for_loopback() {
-    // On port 9, the discard service's, nobody answers.
+fn loopback_goes_through_no_proxy() {
+    // Port 9 is the discard service's. Nothing listens there.
     let proxy = "http://127.0.0.1:9";
     let (output, text) = run(demo().arg("--once").env("HTTP_PROXY", proxy).env("http_proxy", proxy));
     assert_eq!(output.status.code(), Some(0), "{text}");
@@ -91,7 +102,7 @@ fn an_unknown_argument_gets_the_usage() {
     }
 }
 
-/// The demo while it serves its page.
+/// A demo that serves its page.
 struct Served {
     child: Child,
     url: String,
@@ -118,10 +129,10 @@ impl Served {
     }
 
     async fn get(&self, path: &str) -> Response {
-        // By address, so that no test depends on how this machine resolves `localhost`.
+        // The address, so that no test depends on how this machine resolves `localhost`.
         let url = format!("http://127.0.0.1:{}{path}", self.port());
         let client = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        // What a client sends as its own token must not reach the function.
+        // A token that the client sends must not reach the function.
         client.get(url).header("x-vercel-oidc-token", "a.stolen.one").send().await.unwrap()
     }
 }
@@ -134,37 +145,42 @@ impl Drop for Served {
 }
 
 #[tokio::test]
-async fn serves_the_page_and_a_call_for_each_sort_of_token() {
+async fn serves_the_page_and_a_call_with_each_token() {
     let demo = Served::start();
     let page = demo.get("/").await;
     assert_eq!(page.status(), 200);
     assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
-    // By this the page knows that it may offer the wrong tokens.
+    // By this header the page knows that it may offer the wrong tokens.
     assert_eq!(page.headers()["x-local-stand-in"], "1");
 
-    for (token, status, backend_status, backend_code, word) in [
-        ("", 200, Value::Null, Value::Null, "storefront"),
-        ("?token=other-environment", 502, 403.into(), "forbidden".into(), "preview"),
-        ("?token=other-audience", 502, 401.into(), "invalid_token".into(), "aud"),
-        ("?token=expired", 502, 401.into(), "invalid_token".into(), "expired"),
-        ("?token=forged", 502, 401.into(), "invalid_token".into(), "signature"),
+    for (token, status, backend_status, backend_code, explanation) in [
+        ("", 200, Value::Null, Value::Null, None),
+        ("?token=exchanged", 200, Value::Null, Value::Null, None),
+        ("?token=other-environment", 502, 403.into(), "forbidden".into(), Some("preview")),
+        ("?token=other-audience", 502, 401.into(), "invalid_token".into(), Some("`aud`")),
+        ("?token=expired", 502, 401.into(), "invalid_token".into(), Some("yesterday")),
+        ("?token=forged", 502, 401.into(), "invalid_token".into(), Some("signature")),
     ] {
         let response = demo.get(&format!("/api/call{token}")).await;
         assert_eq!(response.status(), status, "{token}");
+        let explained = response.headers().get("x-local-explanation").map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(explained.is_some(), explanation.is_some(), "{token}");
+        assert!(explained.unwrap_or_default().contains(explanation.unwrap_or_default()), "{token}");
+        let exchanged = response.headers()["server-timing"].to_str().unwrap().contains("exchange;");
+        assert_eq!(exchanged, token == "?token=exchanged", "{token}");
         let text = response.text().await.unwrap();
         let body: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(body["backend_status"], backend_status, "{text}");
         assert_eq!(body["backend_code"], backend_code, "{text}");
-        assert!(text.contains(word), "{text}");
         assert_holds_no_token(&text);
     }
     assert_eq!(demo.get("/api/call?token=golden").await.status(), 400);
 }
 
 #[test]
-fn takes_the_next_port_where_one_is_taken_and_says_so() {
+fn takes_the_next_port_if_one_is_taken_and_says_so() {
     let (first, second) = (Served::start(), Served::start());
-    // So one of them, at least, did not get the port that it wanted.
+    // At least one of them did not get port 3000.
     assert_ne!(first.port(), second.port());
     for demo in [first, second] {
         let says_so = demo.text.contains(&format!("Port 3000 is taken, so this is on {}.", demo.port()));
@@ -175,7 +191,7 @@ fn takes_the_next_port_where_one_is_taken_and_says_so() {
 
 #[cfg(unix)]
 #[test]
-fn ends_well_on_ctrl_c() {
+fn exits_with_0_on_ctrl_c() {
     let mut demo = Served::start();
     let interrupt = Command::new("kill").args(["-INT", &demo.child.id().to_string()]).status();
     assert!(interrupt.unwrap().success());

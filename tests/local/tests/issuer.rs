@@ -1,4 +1,4 @@
-//! The issuer, over a socket: what Vercel's serves, and whom it exchanges tokens for.
+//! The issuer over a socket: what it serves, and which tokens it exchanges.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -35,7 +35,7 @@ async fn exchange(issuer: &Issuer, request: &Value) -> (u16, Value) {
     (response.status().as_u16(), json(response).await)
 }
 
-/// The claims of a token that the issuer has answered with, which these tests trust as they trust the socket.
+/// Returns the claims of a token that came from the issuer itself, so that no test needs to verify it.
 fn unverified_claims(token: &Value) -> Value {
     use base64::Engine as _;
     let payload = token.as_str().unwrap().split('.').nth(1).unwrap();
@@ -44,7 +44,7 @@ fn unverified_claims(token: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn publishes_its_key_for_one_team_and_for_all() {
+async fn publishes_its_key_in_team_mode_and_in_global_mode() {
     let issuer = start().await;
     let keys = json!({ "keys": [issuer.key().jwk()] });
     assert_eq!(get(&format!("{}/.well-known/jwks", issuer.url())).await, keys);
@@ -63,12 +63,12 @@ async fn discovery_leads_from_the_iss_to_the_keys() {
 }
 
 #[tokio::test]
-async fn each_start_has_a_key_of_its_own() {
+async fn each_start_makes_a_new_key() {
     assert_ne!(start().await.key().jwk()["n"], start().await.key().jwk()["n"]);
 }
 
 #[tokio::test]
-async fn an_exchange_changes_the_audience_and_says_so() {
+async fn an_exchange_changes_the_audience_and_records_it_in_act() {
     let issuer = start().await;
     let before = SystemTime::now() - Duration::from_secs(600);
     let claims = Deployment::default().claims(issuer.url(), before, Duration::from_secs(3600));

@@ -69,7 +69,7 @@ impl EcKey {
     ///
     /// # Errors
     ///
-    /// If the system has no randomness.
+    /// The system has no randomness.
     pub(crate) fn generate() -> std::io::Result<Self> {
         EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
             .map(Self)

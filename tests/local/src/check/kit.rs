@@ -59,7 +59,7 @@ impl Kit {
     ///
     /// # Errors
     ///
-    /// If the system has no randomness.
+    /// The system has no randomness.
     pub(crate) fn new(issuer: &str, audience: &str, subject: &str, origin: &str) -> io::Result<Self> {
         let vercel = vercel_subject(subject);
         let mut deployment = Deployment::default();
