@@ -447,3 +447,373 @@ fn retry_after(headers: &HeaderMap) -> Option<String> {
     }
     httpdate::parse_http_date(value).ok().map(httpdate::fmt_http_date)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::Mutex;
+
+    use http::header::{ACCEPT_ENCODING, USER_AGENT};
+    use serde::Deserialize;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::error::{TokenError, UrlProblem};
+
+    const TOKEN: &str = "e30.e30.c2ln";
+    const OTHER_TOKEN: &str = "e30.e30.b3RoZXI";
+
+    /// An HTTP server that gives the same answer to each request, and the requests so far.
+    async fn server(answer: impl Into<Vec<u8>>) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (seen, answer) = (Arc::clone(&requests), Arc::new(answer.into()));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    while let Some(request) = read_request(&mut stream).await {
+                        seen.lock().unwrap().push(request);
+                        let _ = stream.write_all(&answer).await;
+                    }
+                });
+            }
+        });
+        (url, requests)
+    }
+
+    async fn read_request(stream: &mut TcpStream) -> Option<String> {
+        let mut bytes = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&bytes);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                if body.len() >= length.unwrap_or(0) {
+                    return Some(text.into_owned());
+                }
+            }
+            if stream.read_buf(&mut bytes).await.ok()? == 0 {
+                return None;
+            }
+        }
+    }
+
+    fn answer(status: &str, headers: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    fn headers() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-vercel-oidc-token", HeaderValue::from_static(TOKEN));
+        headers
+    }
+
+    fn tokens(variables: &[(&str, &str)]) -> Tokens {
+        let find = |name: &str| variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+        Tokens::from_env(find).unwrap()
+    }
+
+    fn api(base_url: &str) -> Api {
+        Api::new(base_url, tokens(&[])).unwrap()
+    }
+
+    #[test]
+    fn a_path_is_appended_to_the_base_url() {
+        for (base, path, url) in [
+            ("https://a.example", "/", "https://a.example/"),
+            ("https://a.example", "/orders", "https://a.example/orders"),
+            ("https://a.example/", "/orders/", "https://a.example/orders/"),
+            ("https://a.example/v1", "/orders", "https://a.example/v1/orders"),
+            ("https://a.example/v1/", "/orders", "https://a.example/v1/orders"),
+            ("https://a.example/v1", "/", "https://a.example/v1/"),
+            ("https://a.example/v1", "/a/b%20c", "https://a.example/v1/a/b%20c"),
+            ("https://a.example/v1", "/a b/é", "https://a.example/v1/a%20b/%C3%A9"),
+            ("https://a.example/v1", "/a//b", "https://a.example/v1/a//b"),
+            ("https://a.example/v1", "/...", "https://a.example/v1/..."),
+            ("https://a.example/v1", "/.well-known/x", "https://a.example/v1/.well-known/x"),
+            ("https://a.example/v1", "/a..b/c.", "https://a.example/v1/a..b/c."),
+            ("https://a.example/v1", "/@b.example:8/", "https://a.example/v1/@b.example:8/"),
+            ("https://a.example/v1", "/https://b.example", "https://a.example/v1/https://b.example"),
+        ] {
+            assert_eq!(join(&parse_base(base).unwrap(), path).map(String::from).as_deref(), Ok(url), "{base} {path}");
+        }
+    }
+
+    #[test]
+    fn a_path_can_not_leave_the_base_url() {
+        for (path, problem) in [
+            ("", PathProblem::Start),
+            ("orders", PathProblem::Start),
+            ("//b.example", PathProblem::Start),
+            ("https://b.example", PathProblem::Start),
+            ("/\\b.example", PathProblem::Backslash),
+            ("\\\\b.example", PathProblem::Backslash),
+            ("/a\\..\\b", PathProblem::Backslash),
+            ("/..", PathProblem::DotSegment),
+            ("/.", PathProblem::DotSegment),
+            ("/a/../b", PathProblem::DotSegment),
+            ("/a/..", PathProblem::DotSegment),
+            ("/./a", PathProblem::DotSegment),
+            ("/%2e%2e/a", PathProblem::DotSegment),
+            ("/%2E%2e/a", PathProblem::DotSegment),
+            ("/.%2E/a", PathProblem::DotSegment),
+            ("/%2e./a", PathProblem::DotSegment),
+            ("/%2e", PathProblem::DotSegment),
+            ("/a%2f..%2fb", PathProblem::DotSegment),
+            ("/a%2F%2e%2E%5Cb", PathProblem::DotSegment),
+            ("/.\t./a", PathProblem::Control),
+            ("/\n/b.example", PathProblem::Control),
+            ("/a\r\nx-evil: 1", PathProblem::Control),
+            ("/a?b=c", PathProblem::Query),
+            ("/a#b", PathProblem::Query),
+        ] {
+            assert_eq!(join(&parse_base("https://a.example/v1").unwrap(), path), Err(problem), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_base_url_that_a_token_must_not_go_to_is_refused() {
+        let error = Api::new("http://a.example", tokens(&[])).unwrap_err();
+        assert_eq!(error.problem(), UrlProblem::NotHttps);
+        assert!(error.named("`ORDERS_URL`").to_string().starts_with("`ORDERS_URL` must be `https`."));
+    }
+
+    #[test]
+    fn the_trusted_source_header_is_for_vercels_hosts() {
+        for (base, own_host, expected) in [
+            ("https://api.vercel.app", None, true),
+            ("https://API.Vercel.App:8443/v1", None, true),
+            ("https://evil-vercel.app", None, false),
+            ("https://vercel.app", None, false),
+            ("https://api.vercel.app.example", None, false),
+            ("https://a.example/.vercel.app", None, false),
+            ("https://api.example.com", Some("shop.vercel.app"), false),
+            ("https://api.example.com", Some("api.example.com"), true),
+            ("https://api.example.com", Some("API.example.com"), true),
+            ("https://not-api.example.com", Some("api.example.com"), false),
+            ("https://api.example.com:443", Some("api.example.com:443"), true),
+            ("http://127.0.0.1:3000", Some("127.0.0.1:3000"), true),
+            ("http://127.1:3000", Some("127.0.0.1:3000"), true),
+            ("http://127.0.0.1:3001", Some("127.0.0.1:3000"), false),
+            ("https://api.example.com", Some("not a host"), false),
+        ] {
+            assert_eq!(is_on_vercel(&parse_base(base).unwrap(), own_host), expected, "{base} {own_host:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_sent_as_it_was_built() {
+        let (url, requests) = server(answer("201 Created", "x-a: b\r\n", r#"{"ordered_by": "me"}"#)).await;
+        let (api, mut incoming) = (api(&format!("{url}/v1/")), headers());
+        incoming.insert("traceparent", HeaderValue::from_static("00-a-b-01"));
+        incoming.insert("x-vercel-id", HeaderValue::from_static("fra1::a"));
+        incoming.insert("cookie", HeaderValue::from_static("session=1"));
+        let response = api
+            .post(&incoming, "/orders")
+            .query("a b", "c&d")
+            .query("e", "")
+            .header(HeaderName::from_static("idempotency-key"), HeaderValue::from_static("7"))
+            .json(&serde_json::json!({ "item": "tea" }))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!((response.status(), &response.headers()["x-a"]), (StatusCode::CREATED, &"b".parse().unwrap()));
+
+        #[derive(Deserialize)]
+        struct Receipt {
+            ordered_by: String,
+        }
+        let receipt: Receipt = response.error_for_status().await.unwrap().json().await.unwrap();
+        assert_eq!(receipt.ordered_by, "me");
+
+        let request = requests.lock().unwrap()[0].clone();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        assert_eq!(body, r#"{"item":"tea"}"#);
+        assert!(head.starts_with("POST /v1/orders?a+b=c%26d&e= HTTP/1.1\r\n"), "{head}");
+        let authorization = format!("authorization: Bearer {TOKEN}");
+        let user_agent = concat!("user-agent: vercel-oidc-client/", env!("CARGO_PKG_VERSION"));
+        for line in [
+            &*authorization,
+            user_agent,
+            "accept: application/json",
+            "accept-encoding: identity",
+            "content-type: application/json",
+            "idempotency-key: 7",
+            "traceparent: 00-a-b-01",
+            "x-vercel-id: fra1::a",
+        ] {
+            assert!(head.lines().any(|one| one == line), "{line} is not in {head}");
+        }
+        for name in ["cookie", "x-vercel-oidc-token", "x-vercel-trusted-oidc-idp-token"] {
+            assert!(!head.contains(name), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_users_headers_replace_defaults_but_never_the_token() {
+        let (url, requests) = server(answer("200 OK", "", "{}")).await;
+        let mut incoming = headers();
+        incoming.insert("traceparent", HeaderValue::from_static("incoming"));
+        let api = api(&url);
+        let mut request = api.delete(&incoming, "/");
+        for (name, value) in [
+            (AUTHORIZATION, "Bearer mine"),
+            (ACCEPT, "text/csv"),
+            (ACCEPT_ENCODING, "gzip"),
+            (USER_AGENT, "shop/1"),
+            (TRUSTED_SOURCE, "mine"),
+            (HeaderName::from_static("traceparent"), "mine"),
+        ] {
+            request = request.header(name, HeaderValue::from_static(value));
+        }
+        request.send().await.unwrap();
+        let head = requests.lock().unwrap()[0].clone();
+        assert!(head.starts_with("DELETE / HTTP/1.1\r\n"), "{head}");
+        for line in ["accept: text/csv", "accept-encoding: identity", "user-agent: shop/1", "traceparent: mine"] {
+            assert!(head.lines().any(|one| one == line), "{line} is not in {head}");
+        }
+        assert!(
+            head.contains(&format!("authorization: Bearer {TOKEN}\r\n")) && !head.contains("Bearer mine"),
+            "{head}"
+        );
+        assert!(!head.contains("x-vercel-trusted"), "{head}");
+        assert_eq!(head.matches("authorization").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_base_url_is_called_as_written() {
+        for (base, path) in [("", "/"), ("/", "/"), ("/v1", "/v1"), ("/v1/", "/v1/")] {
+            let (url, requests) = server(answer("200 OK", "", "{}")).await;
+            api(&format!("{url}{base}")).request_base(Method::PUT, &headers()).body("text").send().await.unwrap();
+            let request = requests.lock().unwrap()[0].clone();
+            assert!(
+                request.starts_with(&format!("PUT {path} HTTP/1.1\r\n")) && request.ends_with("\r\ntext"),
+                "{request}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_if_the_path_the_body_or_the_token_is_wrong() {
+        let (url, requests) = server(answer("200 OK", "", "{}")).await;
+        let (api, headers) = (api(&url), headers());
+        let error = api.get(&headers, "/../admin").query("a", "b").send().await.unwrap_err();
+        assert!(matches!(error, ApiError::Path(PathProblem::DotSegment)));
+        let keys_of_two_parts = std::collections::HashMap::from([((1, 2), 3)]);
+        let error = api.post(&headers, "/").json(&keys_of_two_parts).send().await.unwrap_err();
+        assert!(matches!(error, ApiError::Body));
+        let error = api.get(&HeaderMap::new(), "/").send().await.unwrap_err();
+        assert!(matches!(error, ApiError::Token(TokenError::Missing)));
+        assert!(requests.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_exchanged_token_is_sent_and_dropped_after_401() {
+        let exchanged = format!(r#"{{"token": "{OTHER_TOKEN}", "expiry": 99999999999}}"#);
+        let (exchange, exchanges) = server(answer("200 OK", "", &exchanged)).await;
+        for (status, expected) in [("200 OK", 1), ("403 Forbidden", 1), ("401 Unauthorized", 2)] {
+            exchanges.lock().unwrap().clear();
+            let (url, requests) = server(answer(status, "", "{}")).await;
+            let tokens = tokens(&[("OIDC_TOKEN_EXCHANGE_URL", &exchange)]);
+            let api = Api::new(&url, tokens).unwrap().with_audience("api");
+            for _ in 0..2 {
+                api.get(&headers(), "/").send().await.unwrap();
+            }
+            assert_eq!(exchanges.lock().unwrap().len(), expected, "{status}");
+            assert!(requests.lock().unwrap()[0].contains(&format!("authorization: Bearer {OTHER_TOKEN}\r\n")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_obtained_before_is_sent_instead_of_the_audiences() {
+        let (url, requests) = server(answer("200 OK", "", "{}")).await;
+        let api = Api::new(&url, tokens(&[])).unwrap().with_audience("api");
+        let token = tokens(&[]).get(&headers()).await.unwrap();
+        api.get(&HeaderMap::new(), "/").token(token).send().await.unwrap();
+        assert!(requests.lock().unwrap()[0].contains(&format!("authorization: Bearer {TOKEN}\r\n")));
+    }
+
+    #[tokio::test]
+    async fn redirects_are_not_followed() {
+        let (elsewhere, requests) = server(answer("200 OK", "", "{}")).await;
+        for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {
+            let (url, _) = server(answer(status, &format!("location: {elsewhere}/\r\n"), "")).await;
+            let response = api(&url).get(&headers(), "/").send().await.unwrap();
+            let error = response.error_for_status().await.unwrap_err();
+            assert!(matches!(error, ApiError::Redirected { .. }), "{error:?}");
+        }
+        assert!(requests.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_up_to_its_limit_whole_or_in_pieces() {
+        for (length, is_allowed) in [(100, true), (101, false)] {
+            let (url, _) = server(answer("200 OK", "", &"x".repeat(length))).await;
+            let api = api(&url).with_max_bytes(100);
+            let whole = api.get(&headers(), "/").send().await.unwrap().bytes().await;
+            let mut response = api.get(&headers(), "/").send().await.unwrap();
+            let mut pieces = Vec::new();
+            let in_pieces = loop {
+                match response.chunk().await {
+                    Ok(Some(piece)) => pieces.extend(piece),
+                    Ok(None) => break Ok(pieces),
+                    Err(error) => break Err(error),
+                }
+            };
+            for result in [whole, in_pieces] {
+                match result {
+                    Ok(body) => assert_eq!((body.len(), is_allowed), (100, true)),
+                    Err(ApiError::TooLarge { max_bytes: 100, .. }) => assert!(!is_allowed),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_compressed_answer_is_refused_and_the_encoding_named() {
+        let (url, _) = server(answer("200 OK", "content-encoding: x-gzip\r\n", "{}")).await;
+        let api = api(&url);
+        let error = api.get(&headers(), "/").send().await.unwrap().json::<serde_json::Value>().await.unwrap_err();
+        assert!(matches!(error, ApiError::Encoded { encoding: Encoding::Gzip, .. }));
+        let error = api.get(&headers(), "/").send().await.unwrap().chunk().await.unwrap_err();
+        assert!(matches!(error, ApiError::Encoded { encoding: Encoding::Gzip, .. }));
+        let (url, _) = server(answer("200 OK", "content-encoding: identity\r\n", "{}")).await;
+        let response = self::api(&url).get(&headers(), "/").send().await.unwrap();
+        assert_eq!(response.bytes().await.unwrap(), b"{}");
+    }
+
+    #[tokio::test]
+    async fn json_of_another_type_is_an_error_that_quotes_nothing() {
+        let (url, _) = server(answer("200 OK", "", "{\n\"item\": \"foreign\"}")).await;
+        #[derive(Debug, Deserialize)]
+        struct Number {
+            #[expect(dead_code, reason = "reading fails")]
+            item: u32,
+        }
+        let error = api(&url).get(&headers(), "/").send().await.unwrap().json::<Number>().await.unwrap_err();
+        assert!(matches!(error, ApiError::NotJson { line: 2, .. }));
+        assert!(!format!("{error} {error:?} {}", error.log_detail()).contains("foreign"));
+    }
+
+    #[tokio::test]
+    async fn no_debug_shows_a_token() {
+        let (url, _) = server(answer("200 OK", &format!("x-echo: {TOKEN}\r\n"), TOKEN)).await;
+        let headers = headers();
+        let api = api(&url).with_audience("api");
+        let request = api.post(&headers, "/").body(TOKEN).token(tokens(&[]).get(&headers).await.unwrap());
+        let shown = format!("{request:?} {api:?}");
+        let response = request.send().await.unwrap();
+        let shown = format!("{shown} {response:?}");
+        assert!(!shown.contains("c2ln"), "{shown}");
+    }
+
+    #[test]
+    fn a_call_can_run_on_another_thread() {
+        fn assert_send<T: Send>(_: &T) {}
+        let (api, headers) = (api("https://a.example"), headers());
+        assert_send(&async { api.get(&headers, "/").send().await?.error_for_status().await?.bytes().await });
+    }
+}

@@ -141,7 +141,7 @@ pub enum TokenError {
         command: String,
     },
     /// The Vercel CLI printed no token that can be used.
-    #[error("The token has expired, and the Vercel CLI printed no usable token. Update the CLI, then run `{command}`.")]
+    #[error("The Vercel CLI printed no usable token. Update the CLI, then run `{command}`.")]
     CliOutput {
         /// The command that was run.
         command: String,
@@ -591,5 +591,172 @@ impl fmt::Display for Cause {
             Self::ConnectTimeout => f.write_str("connecting took too long"),
             Self::Other => f.write_str("the connection failed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    fn claims() -> Box<UnverifiedClaims> {
+        Box::new(UnverifiedClaims {
+            iss: Some("https://oidc.vercel.com/acme".to_owned()),
+            aud: vec!["https://vercel.com/acme".to_owned()],
+            sub: Some("owner:acme:project:shop:environment:preview".to_owned()),
+            exp: Some(1_790_000_000.0),
+        })
+    }
+
+    /// Every kind of token error, each with the longest parts that are usual.
+    fn token_errors() -> Vec<TokenError> {
+        let path = PathBuf::from("/secret/path");
+        let url = "https://exchange.example/path".to_owned();
+        let command = "vercel project token prj_7Gw5ZMBpQA8h9GF832KGp7nwbuh3 --format=json \
+             --scope team_7Gw5ZMzpQA8h90F832KGp7nwbuh3"
+            .to_owned();
+        let mut errors = vec![
+            TokenError::Missing,
+            TokenError::ProjectFile { path: path.clone() },
+            TokenError::NoCli { command: command.clone(), cause: ErrorKind::NotFound },
+            TokenError::CliTimeout { command: command.clone() },
+            TokenError::CliFailed { command: command.clone() },
+            TokenError::CliOutput { command },
+            TokenError::CliExpired,
+            TokenError::ExchangeTimeout,
+            TokenError::ExchangeRefused {
+                status: StatusCode::FORBIDDEN,
+                audience: "https://orders.example".to_owned(),
+                claims: claims(),
+            },
+            TokenError::NoCertificates(NoCertificates),
+            TokenError::Interrupted,
+        ];
+        for problem in [FileProblem::Io(ErrorKind::PermissionDenied), FileProblem::NotRegular, FileProblem::TooLarge] {
+            errors.push(TokenError::File { path: path.clone(), problem });
+        }
+        for problem in [
+            AnswerProblem::NoToken,
+            AnswerProblem::NotJwt,
+            AnswerProblem::Encoded(Encoding::Other),
+            AnswerProblem::TooLarge,
+        ] {
+            errors.push(TokenError::ExchangeAnswer { problem, url: url.clone() });
+        }
+        for cause in causes() {
+            errors.push(TokenError::ExchangeUnreachable { cause, url: url.clone() });
+        }
+        for found in [Source::Header, Source::InternalHeader, Source::File, Source::Variable, Source::Refreshed] {
+            for slip in [Slip::Empty, Slip::Quotes, Slip::Bearer, Slip::Name, Slip::Characters, Slip::NotJwt] {
+                errors.push(TokenError::Malformed { found, slip });
+            }
+            errors.push(TokenError::Expired { found, claims: claims() });
+            errors.push(TokenError::NotLinked { found });
+        }
+        errors
+    }
+
+    fn causes() -> [Cause; 7] {
+        [
+            Cause::Io(ErrorKind::ConnectionRefused),
+            Cause::Dns,
+            Cause::Certificate,
+            Cause::Proxy,
+            Cause::Closed,
+            Cause::ConnectTimeout,
+            Cause::Other,
+        ]
+    }
+
+    fn api_errors() -> Vec<ApiError> {
+        let url = "https://api.example/path".to_owned();
+        let status = StatusCode::OK;
+        let longest = "x".repeat(64);
+        let mut errors = vec![
+            ApiError::NoCertificates(NoCertificates),
+            ApiError::Body,
+            ApiError::Timeout { url: url.clone() },
+            ApiError::Redirected { status: StatusCode::FOUND, to_sign_in: true },
+            ApiError::Redirected { status: StatusCode::FOUND, to_sign_in: false },
+            ApiError::NotJson { status, line: 100_000, column: 100_000 },
+            ApiError::TooLarge { status, max_bytes: 1_048_576 },
+        ];
+        for problem in [
+            PathProblem::Start,
+            PathProblem::Backslash,
+            PathProblem::DotSegment,
+            PathProblem::Query,
+            PathProblem::Control,
+        ] {
+            errors.push(ApiError::Path(problem));
+        }
+        for cause in causes() {
+            errors.push(ApiError::Unreachable { cause, url: url.clone() });
+            errors.push(ApiError::Broken { status, cause });
+        }
+        for encoding in [Encoding::Gzip, Encoding::Brotli, Encoding::Deflate, Encoding::Zstd, Encoding::Other] {
+            errors.push(ApiError::Encoded { status, encoding });
+            let refused = StatusCode::UNAUTHORIZED;
+            errors.push(ApiError::Refused { status: refused, code: None, encoding: Some(encoding), claims: claims() });
+        }
+        let codes = ["missing_token", "invalid_request", "invalid_token", "forbidden", "keys_unavailable", &longest];
+        for code in codes.map(|code| Some(code.to_owned())).into_iter().chain([None]) {
+            for status in [400, 401, 403] {
+                let status = StatusCode::from_u16(status).unwrap_or_default();
+                errors.push(ApiError::Refused { status, code: code.clone(), encoding: None, claims: claims() });
+            }
+            for status in [429, 503] {
+                let status = StatusCode::from_u16(status).unwrap_or_default();
+                errors.push(ApiError::Unavailable { status, code: code.clone(), retry_after: None });
+            }
+            for status in [201, 404, 405, 407, 413, 415, 418, 422, 500, 502, 504, 599] {
+                let status = StatusCode::from_u16(status).unwrap_or_default();
+                errors.push(ApiError::Status { status, code: code.clone() });
+            }
+        }
+        errors.extend(token_errors().into_iter().map(ApiError::Token));
+        errors
+    }
+
+    #[test]
+    fn each_message_is_one_to_three_short_sentences() {
+        for error in api_errors() {
+            // A program may have a longer word for the API.
+            let message = error.to_string().replace("API", "backend").replace("the base URL", "`BACKEND_URL`");
+            assert!(message.ends_with('.') && message.len() <= 200, "{} characters: {message}", message.len());
+        }
+        for problem in [
+            UrlProblem::NoScheme,
+            UrlProblem::NotHttps,
+            UrlProblem::Scheme,
+            UrlProblem::Backslash,
+            UrlProblem::Quotes,
+            UrlProblem::WhiteSpace,
+            UrlProblem::UserInfo,
+            UrlProblem::Query,
+            UrlProblem::Fragment,
+            UrlProblem::Invalid,
+        ] {
+            // A program may tell of two settings at once.
+            let message = Misconfigured::new("`OIDC_TOKEN_EXCHANGE_URL`", problem).to_string();
+            assert!(message.ends_with('.') && message.len() < 100, "{} characters: {message}", message.len());
+        }
+    }
+
+    #[test]
+    fn paths_urls_and_claims_are_in_the_log_only() {
+        let mut logged = 0;
+        for error in api_errors() {
+            let (message, log) = (error.to_string(), error.log_detail());
+            assert!(log.starts_with(&message), "{log}");
+            for private in
+                ["/secret/path", "example/path", "oidc.vercel.com/", "owner:acme", "1790000000", "orders.example"]
+            {
+                assert!(!message.contains(private), "{message}");
+                logged += usize::from(log.contains(private));
+            }
+        }
+        assert!(logged > 20, "{logged}");
     }
 }
