@@ -6,8 +6,8 @@ use std::sync::Arc;
 use caller::{Caller, Settings};
 use vercel_runtime::{AppState, Error, Request, run, service_fn};
 
-// One thread, because an instance has one CPU unless more is configured, and a call mostly waits. Passing a call between
-// threads would cost more than the work on its token.
+// One thread, because an instance has one CPU unless more is configured, and a call mostly waits. Passing a call
+// between threads would cost more than the work on its token.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     // A variable that is not UTF-8 counts as set, so that it is reported instead of ignored.

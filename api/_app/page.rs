@@ -16,8 +16,8 @@ const PAGE: &str = include_str!("page.html");
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let [script, style] = ["script", "style"].map(|name| source(inline(name)));
     let policy = format!(
-        "default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'; require-trusted-types-for 'script'"
+        "default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
     );
     // Base64 is always a header value. If it were not, the page would have no script and no style.
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))

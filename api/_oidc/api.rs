@@ -139,9 +139,9 @@ impl Api {
     /// `incoming` are the headers of the request that the function is answering: the token may be in them, and
     /// `traceparent` and `x-vercel-id` are passed on.
     ///
-    /// The path begins with exactly one `/`. A backslash, `?`, `#`, a control character, or a segment `.` or `..` (a dot
-    /// may be written as `%2e`) is an error from [`ApiRequest::send`], and nothing is sent. Percent-encode text from
-    /// outside before you put it into a path.
+    /// The path begins with exactly one `/`. A backslash, `?`, `#`, a control character, or a segment `.` or `..` (also
+    /// with a dot written as `%2e`) is an error from [`ApiRequest::send`], and nothing is sent. Percent-encode text
+    /// from outside before you put it into a path.
     pub fn request<'a>(&'a self, method: Method, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
         ApiRequest::new(self, method, incoming, join(&self.0.base, path).map_err(ApiError::Path))
     }

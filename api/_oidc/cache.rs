@@ -1,10 +1,10 @@
 //! A token cache with single flight.
 //!
-//! Guarantees: one `obtain` at a time for a key, and all who wait share its result or failure; at most `capacity` tokens
-//! are cached, none is handed out at or after its time, and a failure is not cached. The work is a task of its own, so a
-//! request that is abandoned does not stop it. Keys are compared whole, so no key can fetch another key's token. Expiry
-//! goes by the wall clock, as a token's `exp` does: a function may be frozen for hours, in which a monotonic clock may
-//! stand still.
+//! Guarantees: one `obtain` at a time for a key, whose result or failure all waiting requests share; at most `capacity`
+//! tokens are cached, none is returned at or after its time, and a failure is not cached. The work runs in its own
+//! task, so an abandoned request does not stop it. Keys are compared whole, so no key can fetch another key's token.
+//! Expiry goes by the wall clock, as a token's `exp` does, because a monotonic clock may stop while a function is
+//! frozen.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! The HTTP clients of the process: one for each kind of host.
 //!
 //! Guarantees: no redirect is followed; `https` goes through the proxy that the environment names, loopback never does;
-//! a connection that was idle for more than 4 seconds is not used again; nothing that may have arrived is sent twice. (A
-//! request that met a connection that was just closed, so that nothing of it was sent, is sent on another.)
+//! a connection that was idle for more than 4 seconds is not used again; nothing that may have arrived is sent twice.
+//! (If a pooled connection turns out to be closed before anything was sent, the pool sends the request on another.)
 
 use std::sync::OnceLock;
 use std::time::Duration;

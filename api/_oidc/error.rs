@@ -1,6 +1,6 @@
 //! Every failure, by cause. Each message says what is wrong and then what to do.
 //!
-//! Guarantees: nothing that another program said is in a message, except the `code` of an API's problem JSON, if that has
+//! Guarantees: nothing that another program said is in a message, except the `code` of an API's problem JSON, if it has
 //! 1 to 64 characters of `A-Za-z0-9_.:-`. File paths, URLs and the token's claims are in [`TokenError::log_detail`] and
 //! [`ApiError::log_detail`] only, for the operator. No token is in either.
 
@@ -99,7 +99,8 @@ pub enum TokenError {
         slip: Slip,
     },
     /// The token has expired, and this is not a development environment.
-    #[error("The token in {} has expired, and only development tokens are refreshed. On Vercel, remove that setting: a token comes with each request.", .found.described())]
+    #[error("The token in {} has expired, and only development tokens are refreshed. On Vercel, remove that \
+    setting: a token comes with each request.", .found.described())]
     Expired {
         /// Where the token was found.
         found: Source,
@@ -107,14 +108,16 @@ pub enum TokenError {
         claims: Box<UnverifiedClaims>,
     },
     /// The token has expired, and neither the folder nor the token names a project.
-    #[error("The token in {} has expired, and this folder is not linked to a project. Run `vercel link`, then `vercel env pull`.", .found.described())]
+    #[error("The token in {} has expired, and this folder is not linked to a project. Run `vercel link`, then \
+    `vercel env pull`.", .found.described())]
     NotLinked {
         /// Where the token was found.
         found: Source,
     },
     /// `.vercel/project.json` can't be read, or has no usable ids.
     #[error(
-        "The token has expired, and `.vercel/project.json` does not name a project. Run `vercel link`, then `vercel env pull`."
+        "The token has expired, and `.vercel/project.json` does not name a project. Run `vercel link`, then `vercel \
+        env pull`."
     )]
     ProjectFile {
         /// The file's path, for the log only.
@@ -161,7 +164,8 @@ pub enum TokenError {
     #[error("The token exchange did not answer in time. Try again.")]
     ExchangeTimeout,
     /// The exchange answered another status than 200.
-    #[error("The token exchange answered {}. Check that the project may request the audience, and that the token has not expired.", .status.as_u16())]
+    #[error("The token exchange answered {}. Check that the project may request the audience, and that the token \
+    has not expired.", .status.as_u16())]
     ExchangeRefused {
         /// The status.
         status: StatusCode,
@@ -254,11 +258,12 @@ pub enum ApiError {
     Path(PathProblem),
     /// The value for the request's body can't be written as JSON. Nothing was sent.
     #[error(
-        "The request was not sent, because its body can't be written as JSON. Check that every map has strings as keys."
+        "The request was not sent, because its body can't be written as JSON. Check that every map has strings as \
+        keys."
     )]
     Body,
     /// No connection, or one that ended before an answer came.
-    #[error("The API can't be reached ({cause}). Check the base URL, and that the API runs.")]
+    #[error("The API can't be reached ({cause}). {}", unreachable(*.cause))]
     Unreachable {
         /// Why not.
         cause: Cause,
@@ -311,7 +316,8 @@ pub enum ApiError {
     },
     /// The answer is compressed, although the request asked for none of that.
     #[error(
-        "The API's answer has `Content-Encoding: {encoding}`, which the request did not ask for. Look for a proxy that compresses answers."
+        "The API's answer has `Content-Encoding: {encoding}`, which the request did not ask for. Look for a proxy \
+        that compresses answers."
     )]
     Encoded {
         /// The answer's status.
@@ -321,7 +327,7 @@ pub enum ApiError {
     },
     /// The answer is not JSON, or not of the type that was asked for.
     #[error(
-        "The API's answer is not the expected JSON (line {line}, column {column}). Check that the base URL and the path are those of the API."
+        "The API's answer is not the expected JSON (line {line}, column {column}). Check the base URL and the path."
     )]
     NotJson {
         /// The answer's status.
@@ -332,7 +338,10 @@ pub enum ApiError {
         column: usize,
     },
     /// The answer is larger than the limit.
-    #[error("The API's answer is larger than {max_bytes} bytes. Check the base URL and the path, or raise the limit.")]
+    #[error(
+        "The API's answer is larger than {max_bytes} bytes. Check the base URL and the path, or raise the \
+    limit."
+    )]
     TooLarge {
         /// The answer's status.
         status: StatusCode,
@@ -375,31 +384,53 @@ impl ApiError {
     }
 }
 
+fn unreachable(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Dns => "Check the base URL.",
+        Cause::Certificate => "Check the base URL, the API's certificate, and this machine's clock and authorities.",
+        Cause::Tls => "Check the base URL's scheme and port.",
+        Cause::Proxy => "Check `HTTPS_PROXY` and `NO_PROXY`.",
+        Cause::Io(_) | Cause::Closed | Cause::ConnectTimeout | Cause::Other => {
+            "Check the base URL, and that the API runs."
+        }
+    }
+}
+
 /// Advice for a refusal, by what the API's `code` says about the cause.
 fn refusal(status: StatusCode, code: Option<&str>, encoding: Option<Encoding>) -> String {
     let status = status.as_u16();
     match (code, encoding) {
         (Some("missing_token"), _) => format!(
-            "The API refused the request with {status}, because no token arrived. A CDN, proxy or rewrite on the way removed the `Authorization` header: let it pass."
+            "The API refused the request with {status}, because no token arrived. A CDN, proxy or rewrite on the \
+            way removed the `Authorization` header: let it pass."
         ),
         (Some("invalid_request"), _) => format!(
-            "The API refused the request with {status}, because it can't read the `Authorization` header. Look for a proxy that adds or changes the header."
+            "The API refused the request with {status}, because it can't read the `Authorization` header. Look for \
+            a proxy that adds or changes the header."
         ),
         (Some("invalid_token"), _) => format!(
-            "The API refused the token with {status}. Compare the token's issuer, audience and expiry with the API's settings. The API's log has the reason."
+            "The API refused the token with {status}. Compare the token's issuer, audience and expiry with the \
+            API's settings. The API's log has the reason."
         ),
         (Some("forbidden" | "insufficient_scope"), _) => format!(
-            "The API refused the caller with {status}. Compare the token's subject (project and environment) with what the API accepts. The API's log has the reason."
+            "The API refused the caller with {status}. Compare the token's subject (project and environment) with \
+            what the API accepts. The API's log has the reason."
         ),
-        (Some(code), _) => format!("The API refused the request with {status} `{code}`. Look up this code in the API's documentation."),
+        (Some(code), _) => {
+            format!("The API refused the request with {status} `{code}`. Look up this code in the API's documentation.")
+        }
         (None, Some(encoding)) => format!(
-            "The API refused the request with {status}. The reason has `Content-Encoding: {encoding}`, which the request did not ask for: look for a proxy that compresses."
+            "The API refused the request with {status}. The reason has `Content-Encoding: {encoding}`, which the \
+            request did not ask for: look for a proxy that compresses."
         ),
         (None, None) if status == 400 => {
-            "The API refused the request with 400 and no code. Check the request, and look for a proxy in front of the API.".to_owned()
+            "The API refused the request with 400 and no code. Check the request, and look for a proxy in front of \
+            the API."
+                .to_owned()
         }
         (None, None) => format!(
-            "Refused with {status} and no code, so maybe not by the API. Check Deployment Protection (this project must be a trusted source), firewalls and proxies on the way."
+            "Refused with {status} and no code, so maybe not by the API. Check Deployment Protection (this project \
+            must be a trusted source), firewalls and proxies on the way."
         ),
     }
 }
@@ -407,7 +438,8 @@ fn refusal(status: StatusCode, code: Option<&str>, encoding: Option<Encoding>) -
 fn unavailable(status: StatusCode, code: Option<&str>) -> String {
     match (status.as_u16(), code) {
         (status, Some("keys_unavailable")) => format!(
-            "The API can't fetch the keys that verify tokens ({status}). Try again. If it lasts, check the API's log and its network."
+            "The API can't fetch the keys that verify tokens ({status}). Try again. If it lasts, check the API's \
+            log and its network."
         ),
         (429, _) => "The API limits the rate of requests (429). Try again later, or send fewer requests.".to_owned(),
         (status, _) => {
@@ -420,11 +452,13 @@ fn redirect(status: StatusCode, to_sign_in: bool) -> String {
     let status = status.as_u16();
     if to_sign_in {
         format!(
-            "Redirected ({status}) to another host or a sign-in. Check Deployment Protection (this project must be a trusted source), firewalls and proxies on the way."
+            "Redirected ({status}) to another host or a sign-in. Check Deployment Protection (this project must be \
+            a trusted source), firewalls and proxies on the way."
         )
     } else {
         format!(
-            "The API answered with a redirect ({status}), which is not followed. Check the base URL, the path and its trailing slash."
+            "The API answered with a redirect ({status}), which is not followed. Check the base URL, the path and \
+            its trailing slash."
         )
     }
 }
@@ -527,7 +561,8 @@ impl fmt::Display for Encoding {
 /// `https` can't be used on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`https` can't be used, because this machine has no certificate authorities. Install `ca-certificates`, or set `SSL_CERT_FILE`."
+    "`https` can't be used, because this machine has no certificate authorities. Install `ca-certificates`, or set \
+    `SSL_CERT_FILE`."
 )]
 pub struct NoCertificates;
 
@@ -540,6 +575,8 @@ pub enum Cause {
     Dns,
     /// The other end's certificate is not trusted, has expired, or is for another name.
     Certificate,
+    /// The other end does not speak TLS.
+    Tls,
     /// The proxy did not connect.
     Proxy,
     /// The other end closed the connection without an answer.
@@ -558,20 +595,29 @@ impl Cause {
         let mut link: Option<&(dyn Error + 'static)> = Some(error);
         let mut cause = Self::Other;
         while let Some(error) = link {
-            if let Some(error) = error.downcast_ref::<io::Error>()
-                && error.raw_os_error().is_some()
-            {
-                return Self::Io(error.kind());
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                if error.raw_os_error().is_some() {
+                    return Self::Io(error.kind());
+                } else if error.kind() == io::ErrorKind::UnexpectedEof {
+                    cause = Self::Closed;
+                }
             }
             // The wording of the libraries below. If it changes, the cause becomes `Other`.
             let text = error.to_string();
             if text.contains("invalid peer certificate") || text.contains("certificate verify") {
                 return Self::Certificate;
+            } else if text.contains("received corrupt message") {
+                return Self::Tls;
             } else if text.contains("tunnel error") || text.contains("unsuccessful tunnel") {
                 return Self::Proxy;
             } else if text.contains("dns error") {
                 return Self::Dns;
-            } else if text.contains("closed before message completed") || text.contains("end of file before message") {
+            } else if text.contains("closed before message completed")
+                || text.contains(
+                    "end of file before \
+            message",
+                )
+            {
                 cause = Self::Closed;
             }
             link = error.source();
@@ -586,6 +632,7 @@ impl fmt::Display for Cause {
             Self::Io(kind) => write!(f, "{kind}"),
             Self::Dns => f.write_str("its host name can't be resolved"),
             Self::Certificate => f.write_str("its certificate is not trusted"),
+            Self::Tls => f.write_str("it does not speak TLS"),
             Self::Proxy => f.write_str("the proxy did not connect"),
             Self::Closed => f.write_str("it closed the connection"),
             Self::ConnectTimeout => f.write_str("connecting took too long"),
@@ -657,11 +704,12 @@ mod tests {
         errors
     }
 
-    fn causes() -> [Cause; 7] {
+    fn causes() -> [Cause; 8] {
         [
             Cause::Io(ErrorKind::ConnectionRefused),
             Cause::Dns,
             Cause::Certificate,
+            Cause::Tls,
             Cause::Proxy,
             Cause::Closed,
             Cause::ConnectTimeout,

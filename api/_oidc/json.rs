@@ -1,8 +1,8 @@
 //! Members of JSON objects that others wrote: tokens, answers, files.
 //!
-//! Guarantees: only a JSON object has members (serde fills a struct from an array too), a member given twice counts as
-//! absent, and a string is never read by way of `serde_json::Value` (some of serde_json's features read an object with a
-//! magic key as a string there).
+//! Guarantees: only a JSON object has members (serde fills a struct from an array too); a member given twice counts as
+//! absent; a string is never read by way of `serde_json::Value`, where some of serde_json's features read an object
+//! with a magic key as a string.
 
 use std::borrow::Cow;
 use std::fmt;

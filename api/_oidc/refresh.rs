@@ -1,8 +1,8 @@
 //! A development token that has expired: the Vercel CLI is asked for a new one.
 //!
-//! Guarantees: only if `VERCEL_ENV` is absent or `development`; no shell, and no id that the CLI could take for an option
-//! or a path; one CLI at a time, for at most 20 seconds, of whose output at most 64 KiB are read. Nothing that the CLI
-//! says is shown: the error gives the command to run by hand.
+//! Guarantees: only if `VERCEL_ENV` is absent or `development`; no shell, and no id that the CLI could mistake for an
+//! option or a path; one CLI at a time, for at most 20 seconds, of whose output at most 64 KiB are read. Nothing that
+//! the CLI says is shown: the error gives the command to run by hand.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -255,10 +255,8 @@ mod tests {
         let (mut pipe, line) = started.await.unwrap();
         assert_eq!(line, "started\n");
         let began = tokio::time::Instant::now();
-        let error = running.await.unwrap().unwrap_err();
-        assert!(
-            matches!(error, TokenError::CliTimeout { ref command } if command == "vercel project token prj_a --format=json")
-        );
+        let Err(TokenError::CliTimeout { command }) = running.await.unwrap() else { panic!("it must time out") };
+        assert_eq!(command, "vercel project token prj_a --format=json");
         assert!(began.elapsed() <= TIMEOUT);
         // The pipe ends when the last process that can write to it has ended.
         let rest = tokio::task::spawn_blocking(move || {

@@ -109,7 +109,7 @@ impl Tokens {
         self.0.exchange.exchange(token, audience).await
     }
 
-    /// Drops an exchanged token from the cache, because an API answered 401 to it. [`Api`](crate::Api) does so by itself.
+    /// Drops an exchanged token from the cache, because an API answered 401 to it. [`Api`](crate::Api) does so itself.
     pub fn drop_refused(&self, exchanged: &Token) {
         self.0.exchange.remove(exchanged);
     }

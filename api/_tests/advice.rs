@@ -134,7 +134,7 @@ async fn the_advice_fits_the_situation() {
             "200 OK",
             HTML,
             text("<html>"),
-            (502, "backend_error", "Check that `BACKEND_URL`"),
+            (502, "backend_error", "Check `BACKEND_URL` and the path"),
         ),
     ] {
         let backend = Stub::always(answer(status_line, headers, body)).await;

@@ -1,4 +1,4 @@
-//! Each failure with its status and code. What the advice says is in `advice.rs`, the limits in time are in `limits.rs`.
+//! Each failure with its status and code. The advice is tested in `advice.rs`, the time limits in `limits.rs`.
 
 use std::future::ready;
 

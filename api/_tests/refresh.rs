@@ -1,4 +1,4 @@
-//! An expired development token: replaced by way of the Vercel CLI, if that is allowed, and once for all requests that wait.
+//! An expired development token: the Vercel CLI gives a new one, once for all requests that wait.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What the tests share: the real function as a process of its own, folders, and a `vercel` program that is a shell script.
+//! What the tests share: the real function as a process, folders, and a `vercel` program that is a shell script.
 //!
 //! Everything is on loopback, on ports that the system chose.
 
@@ -143,7 +143,8 @@ impl Answer {
     }
 }
 
-/// A token of Vercel's shape that expires so many seconds from now; `name` tells it from others. The caller never verifies a signature.
+/// A token like Vercel's that expires in so many seconds; `name` tells it from others. The caller never verifies the
+/// signature.
 pub(crate) fn token(name: &str, seconds: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
