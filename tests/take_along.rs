@@ -1,0 +1,367 @@
+//! Follows `docs/take-along.md` word for word: a fresh project for each recipe, its commands, its code, a build without
+//! warnings, then real calls.
+//!
+//! The fresh projects build from scratch, so a plain `cargo test` ignores these tests. To run them: `cargo test --test
+//! take_along -- --ignored`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use local::{Deployment, Issuer, SigningKey};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use vercel_oidc_verifier::{KeySet, Subject, Trust, VerifiedCaller, Verifier, require_token};
+
+const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+const PAGE: &str = include_str!("../docs/take-along.md");
+
+/// The name that the page's examples trust.
+const OWNER_ID: &str = "team_7Gw5ZMzpQA8h90F832KGp7nw";
+const SUBJECT: &str = "owner:acme:project:storefront:environment:production";
+
+/// A section of the page: the text under its heading.
+fn section(heading: &str) -> &'static str {
+    let (_, rest) = PAGE.split_once(&format!("\n## {heading}\n")).unwrap();
+    rest.split("\n## ").next().unwrap()
+}
+
+/// All blocks of the section in this language.
+fn blocks(section: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    section.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// The one block of the section in this language.
+fn block(section: &str, language: &str) -> String {
+    let mut blocks = blocks(section, language);
+    let block = blocks.pop().unwrap();
+    assert!(blocks.is_empty(), "the section has one block of {language}");
+    block
+}
+
+/// A fresh project, in which a test does what the page says.
+struct Project {
+    folder: tempfile::TempDir,
+    target: PathBuf,
+}
+
+/// The projects share one target folder, so one builds at a time.
+static BUILD: Mutex<()> = Mutex::new(());
+
+impl Project {
+    fn new() -> Self {
+        let target = Path::new(REPOSITORY).join("target/take-along");
+        let project = Self { folder: tempfile::tempdir().unwrap(), target };
+        project.run(env!("CARGO"), &["init", "--quiet", "--vcs", "none", "--name", "fresh"]);
+        // The versions that this repository is tested with.
+        std::fs::copy(Path::new(REPOSITORY).join("Cargo.lock"), project.path("Cargo.lock")).unwrap();
+        project
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&self.folder).env("TEMPLATE", REPOSITORY);
+        command.env("CARGO_TARGET_DIR", &self.target).env("RUSTFLAGS", "-D warnings");
+        assert!(command.status().unwrap().success(), "{program} {arguments:?}");
+    }
+
+    /// Runs the section's commands, with these replacements.
+    fn run_commands(&self, section: &str, replacements: &[(&str, &str)]) {
+        for commands in blocks(section, "bash") {
+            self.run("bash", &["-euc", &replaced(commands, replacements)]);
+        }
+    }
+
+    /// Adds to the manifest what the section shows of it.
+    fn extend_manifest(&self, section: &str) {
+        let manifest = std::fs::read_to_string(self.path("Cargo.toml")).unwrap();
+        std::fs::write(self.path("Cargo.toml"), format!("{manifest}\n{}", block(section, "toml"))).unwrap();
+    }
+
+    /// Writes the section's code to this file, with these replacements.
+    fn write_code(&self, section: &str, file: &str, replacements: &[(&str, &str)]) {
+        let path = self.path(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, replaced(block(section, "rust"), replacements)).unwrap();
+    }
+
+    /// Builds the project without warnings, and starts its program.
+    fn start(&self, program: &str, variables: &[(&str, &str)]) -> Running {
+        let copy = self.path(format!("{program}-built"));
+        {
+            let _building = BUILD.lock();
+            self.run(env!("CARGO"), &["build", "--quiet", "--bin", program]);
+            std::fs::copy(self.target.join("debug").join(program), &copy).unwrap();
+        }
+        let mut command = Command::new(copy);
+        command.envs(variables.iter().copied()).stdout(Stdio::null());
+        Running(command.spawn().unwrap())
+    }
+}
+
+/// The text with addresses of this test in place of the page's.
+fn replaced(mut text: String, replacements: &[(&str, &str)]) -> String {
+    for (from, to) in replacements {
+        assert!(text.contains(from), "the page has no `{from}`");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+/// Serves an application, and returns its address.
+async fn serve(app: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, app).into_future());
+    url
+}
+
+/// The status and body of the answer to a request with this header, as soon as the server listens.
+async fn ask(url: &str, header: &str, value: &str) -> (u16, String) {
+    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let patience = Instant::now() + Duration::from_secs(10);
+    let mut stream = loop {
+        match TcpStream::connect(address).await {
+            Ok(stream) => break stream,
+            Err(_) if Instant::now() < patience => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    // HTTP/1.0: the body ends with the connection, and is not in chunks.
+    let request = format!("GET /{path} HTTP/1.0\r\nhost: {address}\r\n{header}: {value}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// An issuer that calls itself Vercel, and its address.
+struct Vercel {
+    issuer: Issuer,
+    url: String,
+}
+
+static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key").unwrap());
+
+impl Vercel {
+    async fn start() -> Self {
+        let issuer = Issuer::new("https://oidc.vercel.com", SigningKey::generate("key").unwrap());
+        let url = serve(issuer.router()).await;
+        Self { issuer, url }
+    }
+
+    fn team_url(&self) -> String {
+        format!("{}/acme", self.url)
+    }
+
+    fn exchange_url(&self) -> String {
+        format!("{}/~token", self.url)
+    }
+
+    /// A token for production of the page's project.
+    fn good(&self) -> String {
+        self.issuer.token(&deployment())
+    }
+
+    /// A token for preview of the same project.
+    fn preview(&self) -> String {
+        self.issuer.token(&deployment().in_environment("preview"))
+    }
+
+    /// A token for a team that has taken the page's name.
+    fn of_another_owner(&self) -> String {
+        self.issuer.token(&Deployment { team_id: "team_other".to_owned(), ..deployment() })
+    }
+
+    /// A token that another key has signed.
+    fn forged(&self) -> String {
+        KEY.mint(&self.issuer.claims(&deployment()))
+    }
+
+    /// An API that answers `GET /orders` and `POST /orders`, and accepts this audience.
+    async fn api(&self, audience: &str) -> String {
+        let trust = Trust::issuer("https://oidc.vercel.com/acme", [audience], [Subject::new(SUBJECT)]);
+        let keys = KeySet::of_issuer(&self.team_url()).unwrap();
+        let verifier = Arc::new(Verifier::new(trust.with_owner_ids([OWNER_ID]), keys));
+        let list = async |caller: VerifiedCaller| format!("Orders of {}", caller.claims().project().unwrap());
+        let order = async |caller: VerifiedCaller, Json(order): Json<Value>| {
+            assert_eq!(order, json!({ "item": "tea", "quantity": 2 }));
+            Json(json!({ "item": "tea", "quantity": 2, "ordered_by": caller.claims().sub() }))
+        };
+        let routes = Router::new().route("/orders", get(list)).route("/orders", post(order));
+        serve(routes.layer(from_fn_with_state(verifier, require_token))).await
+    }
+}
+
+fn deployment() -> Deployment {
+    Deployment { team_id: OWNER_ID.to_owned(), ..Deployment::default() }
+}
+
+/// Writes a service that verifies, starts it, and makes the calls that it should answer and refuse.
+async fn the_service_verifies(project: &Project, code: &str) {
+    let vercel = Vercel::start().await;
+    let port = free_port().await.to_string();
+    let keys = format!("of_issuer(\"{}\")", vercel.team_url());
+    let replacements = [("of_issuer(\"https://oidc.vercel.com/acme\")", keys.as_str()), ("3001", &port)];
+    project.write_code(code, "src/main.rs", &replacements);
+    let _running = project.start("fresh", &[]);
+    let url = format!("http://127.0.0.1:{port}/orders");
+    let call = async |token: &str| ask(&url, "authorization", &format!("Bearer {token}")).await;
+    assert_eq!(call(&vercel.good()).await, (200, "Orders of storefront".to_owned()));
+    for (token, status) in
+        [(vercel.preview(), 403), (vercel.of_another_owner(), 403), (vercel.forged(), 401), ("none".to_owned(), 401)]
+    {
+        assert_eq!(call(&token).await.0, status);
+    }
+    assert_eq!(ask(&url, "cookie", "a=b").await.0, 401);
+}
+
+/// Starts a function, and makes the calls that the API behind it should answer and refuse.
+async fn the_function_calls(project: &Project, vercel: &Vercel, program: &str, answer: &str) {
+    let port = free_port().await.to_string();
+    let exchange_url = vercel.exchange_url();
+    let variables =
+        [("VERCEL_DEV_PORT", &*port), ("OIDC_TOKEN_EXCHANGE_URL", &*exchange_url), ("VERCEL_ENV", "preview")];
+    let _running = project.start(program, &variables);
+    let url = format!("http://127.0.0.1:{port}/");
+    let call = async |token: &str| ask(&url, "x-vercel-oidc-token", token).await;
+    assert_eq!(call(&vercel.good()).await, (200, answer.to_owned()));
+    for token in [vercel.preview(), vercel.of_another_owner(), vercel.forged()] {
+        let (status, error) = call(&token).await;
+        assert_eq!(status, 500, "{error}");
+        assert!(!error.contains(&token));
+    }
+    let (status, error) = ask(&url, "cookie", "a=b").await;
+    assert!(status == 500 && error.contains("There is no OIDC token."), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn an_axum_service() {
+    let (project, section) = (Project::new(), section("An axum service"));
+    project.run_commands(section, &[]);
+    the_service_verifies(&project, section).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn a_service_on_plain_hyper() {
+    let (project, section) = (Project::new(), section("A service on plain hyper"));
+    project.run_commands(section, &[]);
+    the_service_verifies(&project, section).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn a_function_that_only_needs_its_token() {
+    let (project, section) = (Project::new(), section("A function that only needs its token"));
+    let vercel = Vercel::start().await;
+    let api = vercel.api("https://vercel.com/acme").await;
+    project.run_commands(section, &[]);
+    project.extend_manifest(section);
+    project.write_code(section, "api/orders.rs", &[("https://api.example.com", &api)]);
+    the_function_calls(&project, &vercel, "orders", "Orders of storefront").await;
+}
+
+const ORDER_SECTION: &str = "A function that posts an order";
+
+/// Writes the function that posts an order, and starts it against an API that accepts the exchanged token alone.
+async fn the_order_is_posted(project: &Project) {
+    let section = section(ORDER_SECTION);
+    let vercel = Vercel::start().await;
+    let api = format!("Api::new(\"{}\"", vercel.api("https://orders.example.com").await);
+    project.extend_manifest(section);
+    project.write_code(section, "api/order.rs", &[("Api::new(\"https://orders.example.com\"", &api)]);
+    the_function_calls(project, &vercel, "order", &format!("ordered by {SUBJECT}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn a_function_that_posts_an_order() {
+    let project = Project::new();
+    project.run_commands(section(ORDER_SECTION), &[]);
+    the_order_is_posted(&project).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn git_dependencies() {
+    let project = Project::new();
+    let repository = format!("file://{}", repository().display());
+    project.run_commands(section("Git dependencies"), &[("https://github.com/OWNER/REPO", &repository)]);
+    // The other commands of both recipes add what the examples use.
+    for heading in ["An axum service", ORDER_SECTION] {
+        for commands in &blocks(section(heading), "bash")[1..] {
+            project.run("bash", &["-euc", commands]);
+        }
+    }
+    the_service_verifies(&project, section("An axum service")).await;
+    the_order_is_posted(&project).await;
+}
+
+/// A repository with this folder's files as its one commit. Equal files make an equal commit.
+fn repository() -> PathBuf {
+    let copy = Path::new(REPOSITORY).join("target/take-along/repository");
+    let _ = std::fs::remove_dir_all(&copy);
+    std::fs::create_dir_all(&copy).unwrap();
+    let script = r#"
+        git -C "$TEMPLATE" ls-files -z --cached --others --exclude-standard -- Cargo.toml '*/Cargo.toml' src api benches tests |
+            (cd "$TEMPLATE" && while IFS= read -r -d '' file; do [ ! -f "$file" ] || printf '%s\0' "$file"; done) |
+            tar -C "$TEMPLATE" -c --null -T - | tar -x
+        export GIT_AUTHOR_DATE='2000-01-01T00:00:00Z' GIT_COMMITTER_DATE='2000-01-01T00:00:00Z'
+        git init --quiet --initial-branch main
+        git add --force .
+        git -c user.name=test -c user.email=test@example.com -c commit.gpgsign=false commit --quiet --message Copy
+    "#;
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(&copy).env("TEMPLATE", REPOSITORY);
+    assert!(command.status().unwrap().success(), "a copy of the repository");
+    copy
+}
+
+#[test]
+fn an_order_takes_at_most_25_lines() {
+    let code = block(section(ORDER_SECTION), "rust");
+    let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines <= 25, "{lines} lines");
+}
+
+/// The page's function and the front page of the crate differ only in `main`.
+#[test]
+fn the_order_on_the_crates_front_page_is_the_same() {
+    let front = include_str!("../api/_oidc/lib.rs");
+    let front: Vec<_> = front.lines().map(|line| line.trim_start_matches("//!").trim()).collect();
+    let code = block(section(ORDER_SECTION), "rust");
+    let (before_main, main) = code.split_once("#[tokio::main").unwrap();
+    let of_vercel = |line: &&str| line.contains("vercel_runtime");
+    let shared_of_main = main.lines().filter(|line| line.contains("let tokens") || line.contains("let api = Api"));
+    for line in before_main.lines().chain(shared_of_main).map(str::trim).filter(|line| !of_vercel(line)) {
+        assert!(front.contains(&line), "{line}");
+    }
+}
