@@ -61,8 +61,8 @@ impl<S: Sync> FromRequestParts<S> for VerifiedCaller {
 
 /// Lets verified callers through, and answers all others with a [`Problem`] (RFC 6750, section 3).
 ///
-/// The response to a verified caller carries the [`VerifiedCaller`] in its extensions, and the time that the verification
-/// took in `Server-Timing`. No cache stores it (RFC 9111, section 3.5).
+/// The response to a verified caller carries the [`VerifiedCaller`] in its extensions. No cache stores it (RFC 9111, section
+/// 3.5). If it is a success, its `Server-Timing` says how long the verification took.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -103,7 +103,10 @@ pub async fn require_token(State(verifier): State<Arc<Verifier>>, mut request: R
     let mut response = next.run(request).await;
     response.extensions_mut().insert(caller);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(timing) = HeaderValue::try_from(format!("verify;dur={milliseconds:.3}")) {
+    // Only on success: how long a refusal takes is not the client's concern.
+    if response.status().is_success()
+        && let Ok(timing) = HeaderValue::try_from(format!("verify;dur={milliseconds:.3}"))
+    {
         response.headers_mut().append(SERVER_TIMING, timing);
     }
     response
@@ -248,6 +251,17 @@ mod tests {
         assert!(response.headers()[SERVER_TIMING].to_str().unwrap().starts_with("verify;dur="));
         assert!(response.extensions().get::<VerifiedCaller>().is_some());
         assert_eq!(axum::body::to_bytes(response.into_body(), 100).await.unwrap(), "storefront");
+    }
+
+    #[tokio::test]
+    async fn a_handlers_own_refusal_has_no_timing() {
+        let handler = async |_: VerifiedCaller| Problem::new(StatusCode::FORBIDDEN, "forbidden", "Not this caller.");
+        let verifier = Arc::new(Verifier::new(trust(), key_set()));
+        let app = Router::new().route("/", get(handler)).layer(middleware::from_fn_with_state(verifier, require_token));
+        let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {}", token(&[])));
+        let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        assert!(response.headers().get(SERVER_TIMING).is_none());
     }
 
     #[tokio::test]
