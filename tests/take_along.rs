@@ -313,7 +313,7 @@ async fn a_function_that_posts_an_order() {
 #[ignore = "builds a fresh project"]
 async fn git_dependencies() {
     let project = Project::new();
-    let repository = format!("file://{}", repository().display());
+    let repository = format!("file://{}", repository("repository").display());
     project.run_commands(section("Git dependencies"), &[("https://github.com/OWNER/REPO", &repository)]);
     // The other commands of both recipes add what the examples use.
     for heading in ["An axum service", ORDER_SECTION] {
@@ -326,15 +326,15 @@ async fn git_dependencies() {
 }
 
 /// A repository with this folder's files as its one commit. Equal files make an equal commit.
-fn repository() -> PathBuf {
-    let copy = Path::new(REPOSITORY).join("target/take-along/repository");
+fn repository(name: &str) -> PathBuf {
+    let copy = Path::new(REPOSITORY).join("target/take-along").join(name);
     let _ = std::fs::remove_dir_all(&copy);
     std::fs::create_dir_all(&copy).unwrap();
     let script = r#"
-        git -C "$TEMPLATE" ls-files -z --cached --others --exclude-standard -- Cargo.toml '*/Cargo.toml' src api benches tests |
+        export GIT_AUTHOR_DATE='2000-01-01T00:00:00Z' GIT_COMMITTER_DATE='2000-01-01T00:00:00Z'
+        git -C "$TEMPLATE" ls-files -z --cached --others --exclude-standard |
             (cd "$TEMPLATE" && while IFS= read -r -d '' file; do [ ! -f "$file" ] || printf '%s\0' "$file"; done) |
             tar -C "$TEMPLATE" -c --null -T - | tar -x
-        export GIT_AUTHOR_DATE='2000-01-01T00:00:00Z' GIT_COMMITTER_DATE='2000-01-01T00:00:00Z'
         git init --quiet --initial-branch main
         git add --force .
         git -c user.name=test -c user.email=test@example.com -c commit.gpgsign=false commit --quiet --message Copy
@@ -343,6 +343,33 @@ fn repository() -> PathBuf {
     command.args(["-euo", "pipefail", "-c", script]).current_dir(&copy).env("TEMPLATE", REPOSITORY);
     assert!(command.status().unwrap().success(), "a copy of the repository");
     copy
+}
+
+/// The README's sections *Your route* and *Your call*, in a copy of the repository.
+#[test]
+#[ignore = "checks a copy of the repository"]
+fn your_route_and_your_call() {
+    let copy = repository("fork");
+    let readme = std::fs::read_to_string(copy.join("README.md")).unwrap();
+    let (_, rest) = readme.split_once("\n## Your route\n").unwrap();
+    let (sections, _) = rest.split_once("\n## Take it along\n").unwrap();
+    let [routes, line, method] = blocks(sections, "rust").try_into().unwrap();
+    std::fs::write(copy.join("src/routes.rs"), routes).unwrap();
+    let path = copy.join("api/_app/lib.rs");
+    let app = std::fs::read_to_string(&path).unwrap();
+    // An arm of the `match` in `handle`, and a method next to `call`.
+    let (before_arms, arms) = app.split_once("            _ => Err(Failure::NotFound),\n").unwrap();
+    let (before_call, call) = arms.split_once("    /// Gets a token").unwrap();
+    let app = format!(
+        "{before_arms}{line}            _ => Err(Failure::NotFound),\n{before_call}{method}\n    /// Gets a token{call}"
+    );
+    std::fs::write(path, app).unwrap();
+    // `cargo check` writes no program that could take the place of this repository's own.
+    let mut check = Command::new(env!("CARGO"));
+    check.args(["check", "--package", "backend", "--package", "caller"]).current_dir(copy);
+    let output = check.env("CARGO_TARGET_DIR", Path::new(REPOSITORY).join("target")).output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !printed.contains("warning"), "{printed}");
 }
 
 #[test]

@@ -1,0 +1,362 @@
+//! Keeps the documentation true: links lead somewhere, names that a page mentions exist, recipes are accepted by the
+//! program, and what the program knows is in the tables.
+//!
+//! The code of the recipes is built and run by `tests/take_along.rs`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use backend::settings::Settings;
+use serde_json::Value;
+
+const PAGES: [&str; 10] = [
+    "README.md",
+    "AGENTS.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/deploy.md",
+    "docs/performance.md",
+    "docs/security.md",
+    "docs/settings.md",
+    "docs/take-along.md",
+];
+
+/// Variables of the system, which libraries read.
+const OF_THE_SYSTEM: [&str; 5] = ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// A variable of `tests/smoke.sh` alone.
+const OF_A_SCRIPT: &str = "VERCEL_AUTOMATION_BYPASS_SECRET";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The Rust files directly in this folder.
+fn rust_files(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(path(folder)).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".rs")).map(|name| format!("{folder}/{name}")).collect()
+}
+
+/// The code of a file, without its unit tests and comments.
+fn code(name: &str) -> String {
+    let text = read(name);
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The code of both programs. `src/routes.rs` is the user's.
+fn code_of_both_programs() -> String {
+    let folders = ["src", "src/oidc", "api", "api/_app", "api/_oidc"];
+    let files = folders.iter().flat_map(|folder| rust_files(folder)).filter(|name| name != "src/routes.rs");
+    files.map(|name| code(&name)).collect::<Vec<_>>().join("\n")
+}
+
+/// The page's blocks of code in this language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    read(page).split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// The page without its blocks of code.
+fn prose(page: &str) -> String {
+    read(page).split("```").step_by(2).collect()
+}
+
+/// Everything in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The cells of the tables' rows.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+/// Whether the text has the form of a variable's name.
+fn is_variable(text: &str) -> bool {
+    text.len() > 3
+        && text.starts_with(|c: char| c.is_ascii_uppercase())
+        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// `NAME=value`, as in a shell or an `.env` file.
+fn assignments(text: &str) -> Vec<(&str, &str)> {
+    let words = text.split_whitespace().filter_map(|word| word.split_once('='));
+    words.filter(|(name, _)| is_variable(name)).collect()
+}
+
+#[test]
+fn the_readme_has_at_most_200_lines() {
+    assert!(read("README.md").lines().count() <= 200);
+}
+
+/// A heading's anchor, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_within_the_repository_resolves() {
+    for page in PAGES {
+        let text = prose(page);
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let folder = Path::new(page).parent().unwrap();
+            let target = if file.is_empty() { page.into() } else { folder.join(file).to_str().unwrap().to_owned() };
+            assert!(path(&target).exists(), "{page}: {link}");
+            if !fragment.is_empty() {
+                let has_heading = prose(&target)
+                    .lines()
+                    .any(|line| line.starts_with('#') && anchor(line.trim_start_matches('#').trim()) == fragment);
+                assert!(has_heading, "{page}: {link}");
+            }
+        }
+    }
+}
+
+/// Files in the projects of those who follow a recipe.
+const IN_OTHER_PROJECTS: [&str; 3] = ["api/vercel.json", "api/order.rs", "api/orders.rs"];
+
+#[test]
+fn every_file_that_a_page_names_exists() {
+    for page in PAGES {
+        for name in quoted(&prose(page)).map(|text| text.split(' ').next().unwrap()) {
+            let starts = ["src/", "api/", "tests/", "docs/", "benches/", ".ci/"];
+            let is_path = starts.iter().any(|start| name.starts_with(start)) && !name.contains('*');
+            if is_path && !IN_OTHER_PROJECTS.contains(&name) {
+                assert!(path(name).exists(), "{page}: {name}");
+            }
+        }
+    }
+}
+
+/// After a file, names with an underscore are tests in that file.
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = prose("docs/security.md");
+    let (_, attacks) = page.split_once("\n## Attacks and the test that shuts each out\n").unwrap();
+    let (mut found, mut file) = (0, None);
+    for line in attacks.lines() {
+        let tests = line.rsplit(" | ").next().unwrap();
+        if line.starts_with('|') {
+            file = None;
+        }
+        for name in quoted(tests) {
+            if name.ends_with(".rs") {
+                file = Some((name, read(name)));
+            } else if name.contains('_') {
+                let (file, code) = file.as_ref().unwrap_or_else(|| panic!("`{name}` follows no file"));
+                assert!(code.contains(&format!("fn {name}(")), "{file}: {name}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 40, "{found}");
+}
+
+/// Each rule of the tables names a file and a test.
+#[test]
+fn every_row_of_the_attacks_names_a_file_and_a_test() {
+    let page = read("docs/security.md");
+    let (_, attacks) = page.split_once("\n## Attacks and the test that shuts each out\n").unwrap();
+    let rows: Vec<_> = rows(attacks).collect();
+    for row in &rows {
+        let [_, _, file, tests] = row[..] else { panic!("{row:?}") };
+        if file == "file" || file == "here" {
+            continue;
+        }
+        assert!(quoted(file).any(|name| name.ends_with(".rs")), "{row:?}");
+        assert!(quoted(tests).any(|name| !name.contains('.')), "{row:?}");
+    }
+    for section in (1..=15)
+        .map(|number| format!("3.{number} "))
+        .chain(["9.1.1", "9.1.2", "9.1.3", "9.2.1", "9.2.2", "9.2.3", "9.2.4"].map(|number| format!("{number} ")))
+    {
+        assert_eq!(rows.iter().filter(|row| row[0].starts_with(&section)).count(), 1, "{section}");
+    }
+}
+
+/// The variables that the two programs read: all their names are in string literals.
+fn variables_of_the_programs() -> BTreeSet<String> {
+    let code = code_of_both_programs();
+    let literals = code.split('"').filter(|text| is_variable(text));
+    let is_ours = |name: &&str| {
+        ["OIDC_", "VERCEL_", "BACKEND_"].iter().any(|start| name.starts_with(start))
+            || ["HOST", "PORT", "LOG_FORMAT", "RUST_LOG"].contains(name)
+    };
+    let variables: BTreeSet<_> = literals.filter(is_ours).map(String::from).collect();
+    assert!(variables.len() >= 20, "{variables:?}");
+    variables
+}
+
+#[test]
+fn the_settings_page_has_every_variable_and_no_other() {
+    let page = read("docs/settings.md");
+    let shown: BTreeSet<_> = rows(&page).flat_map(|row| quoted(row[0]).map(String::from).collect::<Vec<_>>()).collect();
+    let shown: BTreeSet<_> =
+        shown.into_iter().filter(|name| is_variable(name) && !OF_THE_SYSTEM.contains(&name.as_str())).collect();
+    assert_eq!(shown, variables_of_the_programs());
+}
+
+#[test]
+fn each_variable_has_an_example() {
+    let page = read("docs/settings.md");
+    let mut example_column = None;
+    for row in rows(&page) {
+        if row[0] == "variable" {
+            example_column = row.iter().position(|name| *name == "example");
+        } else if quoted(row[0]).any(is_variable) {
+            let example = row[example_column.unwrap()];
+            assert!(!example.is_empty(), "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn the_env_example_has_every_variable_and_no_other() {
+    let file = read(".env.example");
+    let variables = variables_of_the_programs();
+    for name in &variables {
+        let mut words = file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        assert!(words.any(|word| word == name), "{name}");
+    }
+    for (name, _) in file.lines().filter_map(|line| line.trim_start_matches("# ").split_once('=')) {
+        assert!(!is_variable(name) || variables.contains(name), "{name}");
+    }
+}
+
+/// A problem is made of a status, a code and a detail.
+#[test]
+fn the_readme_explains_every_error_code() {
+    let code = code_of_both_programs();
+    let after_status = code.split("StatusCode::").skip(1).filter_map(|rest| {
+        let (_, rest) = rest.split_once(',')?;
+        let rest = rest.trim_start().strip_prefix('"')?;
+        rest.split('"').next()
+    });
+    let codes: BTreeSet<_> = after_status.collect();
+    assert!(codes.len() >= 15, "{codes:?}");
+    let readme = read("README.md");
+    let (_, errors) = readme.split_once("\n## Errors\n").unwrap();
+    let explained: BTreeSet<_> = rows(errors).flat_map(|row| quoted(row[0]).collect::<Vec<_>>()).collect();
+    let explained: BTreeSet<_> = explained.into_iter().filter(|name| *name != "code").collect();
+    let missing: Vec<_> = codes.difference(&explained).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let unknown: Vec<_> = explained.iter().filter(|name| !code.contains(&format!("\"{name}\""))).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+/// The fields of a request's event, and the messages and fields of all other events.
+#[test]
+fn the_log_has_the_fields_and_messages_of_the_settings_page() {
+    let page = read("docs/settings.md");
+    let (_, log) = page.split_once("\n## The backend's log\n").unwrap();
+    let (log, _) = log.split_once("\n## ").unwrap();
+    let code = code_of_both_programs();
+    for row in rows(log).filter(|row| !["field", "level"].contains(&row[0])) {
+        let is_level = ["error", "warn", "info", "debug"].contains(&quoted(row[0]).next().unwrap());
+        let fields = if is_level { row[2] } else { row[0] };
+        for field in quoted(fields) {
+            let is_used = [format!("{field} = "), format!("{field},"), format!("%{field}")];
+            assert!(is_used.iter().any(|text| code.contains(text)), "{field}");
+        }
+        if is_level {
+            // What the program fills in is `…` on the page.
+            let message = row[1].trim_matches('`');
+            let is_known = message.split('…').all(|part| code.contains(part));
+            assert!(is_known, "{message}");
+        }
+    }
+}
+
+/// What the pages set, the backend accepts, and its trust does not rest on names.
+#[test]
+fn every_recipe_is_accepted_and_checks_an_id() {
+    let mut recipes = 0;
+    for page in PAGES {
+        let yaml = blocks(page, "yaml")
+            .into_iter()
+            .map(|block| block.replace("{ name: ", "").replace(", value: ", "=").replace(" }", ""));
+        for block in blocks(page, "bash").into_iter().chain(blocks(page, "ini")).chain(yaml) {
+            let block = block.replace(":PORT/", ":3001/");
+            let variables = assignments(&block);
+            for (name, _) in &variables {
+                let is_known = variables_of_the_programs().contains(*name) || *name == OF_A_SCRIPT;
+                assert!(is_known, "{page}: {name}");
+            }
+            if variables.iter().any(|(name, _)| name.starts_with("OIDC_")) {
+                let settings = Settings::read(|name| {
+                    variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+                });
+                let settings = settings.unwrap_or_else(|error| panic!("{page}: {error}\n{block}"));
+                assert!(!settings.trust.rests_on_names(), "{page}: {block}");
+                recipes += 1;
+            }
+        }
+    }
+    assert!(recipes >= 5, "{recipes}");
+}
+
+/// Every command can be parsed, and starts a program, a package or a target that exists.
+#[test]
+fn every_command_names_what_exists() {
+    let targets = ["local/examples", "../benches", "."];
+    for page in PAGES {
+        for block in blocks(page, "bash") {
+            let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
+            bash.stdin.take().unwrap().write_all(block.as_bytes()).unwrap();
+            assert!(bash.wait().unwrap().success(), "{page}: {block}");
+            for line in block.lines() {
+                let words: Vec<_> = line.split_whitespace().collect();
+                for word in words.iter().filter(|word| word.starts_with(['.', 't', 'b']) && word.contains('/')) {
+                    if !word.contains("://") && !word.contains("/,") {
+                        assert!(path(word).exists(), "{page}: {word}");
+                    }
+                }
+                for pair in words.windows(2).filter(|_| words.contains(&"cargo")) {
+                    match pair {
+                        ["-p", package] => assert!(is_package(package), "{page}: {package}"),
+                        ["--example" | "--test", name] => {
+                            let exists =
+                                targets.iter().any(|folder| path(&format!("tests/{folder}/{name}.rs")).exists());
+                            assert!(exists, "{page}: {name}");
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_package(name: &str) -> bool {
+    let manifests = ["", "src/oidc/", "api/", "api/_oidc/", "tests/local/", "benches/"];
+    manifests.iter().any(|folder| read(&format!("{folder}Cargo.toml")).contains(&format!("name = \"{name}\"\n")))
+}
+
+/// `tests/vercel.sh` builds with the file that the page shows.
+#[test]
+fn the_json_of_the_pages_is_valid_and_tested() {
+    let script = read("tests/vercel.sh");
+    for page in PAGES {
+        for block in blocks(page, "json") {
+            assert!(serde_json::from_str::<Value>(&block).is_ok(), "{page}: {block}");
+            assert!(script.contains(&block), "{page}: {block}");
+        }
+    }
+}
