@@ -21,7 +21,7 @@ answers GET with 2xx. Exit code 0: every good token was accepted, and every bad 
   --audience AUD           the audience that the API accepts (https://vercel.com/acme)
   --subject SUB            the subject that the API accepts (owner:acme:project:storefront:environment:production)
   --wait SECONDS           how long the API may take to start (60)
-  --strict                 fail for bad tokens too that a standard permits to accept
+  --strict                 fail for a bad token too that alone gains an attacker nothing
   --json                   print one JSON document in place of the table
 ";
 

@@ -5,6 +5,8 @@
 pub enum Hole {
     /// Answers without a token.
     Open,
+    /// Any text passes as a token.
+    Unverified,
     /// The signature is not checked.
     Signature,
     /// The token chooses how it is checked.
@@ -43,6 +45,7 @@ impl Hole {
     pub fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Unverified => "unverified",
             Self::Signature => "signature",
             Self::Algorithm => "algorithm",
             Self::KeyFromToken => "key-from-token",
@@ -66,9 +69,13 @@ impl Hole {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Open => "The API answers without any token. Everyone who can reach it can use it.",
+            Self::Unverified => {
+                "The API does not verify tokens at all: any text passes as one. In JavaScript, a missing `await` before \
+                 the verification does this."
+            }
             Self::Signature => {
                 "The API does not check the signature. Anyone can write a token that names any caller, and the API \
-                 believes it. In JavaScript, a missing `await` before the verification does this."
+                 believes it."
             }
             Self::Algorithm => {
                 "The token chooses how it is checked. Anyone can say `none`, or sign with the public key, which \

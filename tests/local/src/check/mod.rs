@@ -42,7 +42,7 @@ pub struct Options {
     pub wait: Duration,
     /// How long a good token may be refused until the API has fetched the key.
     pub patience: Duration,
-    /// Whether a bad token that a standard permits to accept is a failure too.
+    /// Whether a bad token that alone gains an attacker nothing is a failure too.
     pub strict: bool,
 }
 

@@ -66,7 +66,7 @@ pub struct Row {
 /// Judges the answer to a case. `fetched` says whether an address was fetched that only the token names.
 pub(crate) fn judge(case: &Case, answer: Answer, fetched: bool, strict: bool) -> Row {
     use Expected::{Accept, AcceptSoon, Either, Refuse, RefuseSoon, ShouldRefuse};
-    const PERMITTED: &str = "accepted; a standard permits this, and refusing it is better";
+    const PERMITTED: &str = "accepted: refusing it is better, but this alone gains an attacker nothing";
     let (status, lacks_challenge) = match &answer {
         Answer::Status { status, challenge } => (Some(*status), *status == 401 && !challenge),
         Answer::None | Answer::Skipped(_) => (None, false),
@@ -135,13 +135,14 @@ impl Report {
     #[must_use]
     pub fn holes(&self) -> BTreeMap<Hole, Vec<&'static str>> {
         let fails = |name| self.rows().any(|row| row.name == name && matches!(row.outcome, Outcome::Failed(_)));
-        let (open, unsigned) = (fails("no-token"), fails("forged"));
+        let (open, unverified, unsigned) = (fails("no-token"), fails("garbage"), fails("forged"));
         let mut holes = BTreeMap::<_, Vec<_>>::new();
         for row in self.rows() {
             let Outcome::Failed(hole) = row.outcome else { continue };
             let hole = match hole {
                 Hole::GoodRefused => hole,
                 _ if open => Hole::Open,
+                _ if unverified => Hole::Unverified,
                 _ if unsigned && hole.follows_from_signature() => Hole::Signature,
                 _ => hole,
             };
