@@ -131,3 +131,40 @@ impl Writer {
         dispatcher::with_default(&direct, || tracing::warn!(lines, "log lines were dropped: nothing read the log"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and one panics to be logged")]
+
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = Mutex::new(file.reopen().unwrap());
+        let log = dispatch(LogFormat::Text, Targets::new().with_default(LevelFilter::INFO), writer);
+        std::panic::set_hook(Box::new(log_panic));
+        for message in ["a defect\nwith a second line", &"x".repeat(1000)] {
+            let panicked = dispatcher::with_default(&log, || std::panic::catch_unwind(|| panic!("{message}")));
+            assert!(panicked.is_err());
+        }
+        drop(std::panic::take_hook());
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        assert!(first.contains("ERROR") && first.contains("panicked location=src/log.rs:"), "{first}");
+        assert!(first.ends_with(r#"message_of_panic="a defect\nwith a second line""#), "{first}");
+        assert!(second.contains(&"x".repeat(500)) && !second.contains(&"x".repeat(501)), "{second}");
+    }
+
+    #[test]
+    fn waits_for_a_blocked_reader_no_longer_than_its_limit() {
+        let (_unblock, blocked) = mpsc::channel::<()>();
+        let began = Instant::now();
+        with_timeout(move || {
+            let _ = blocked.recv();
+        });
+        assert!((FLUSH_TIMEOUT..FLUSH_TIMEOUT * 5).contains(&began.elapsed()));
+    }
+}

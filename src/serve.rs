@@ -1,7 +1,7 @@
 //! Serves the application until told to stop, and stays up under pressure.
 //!
 //! `axum::serve` puts no limit on the number of connections. Here there is one: when it is reached, the connection that
-//! has been idle longest is closed. What happens within a connection is in [`connection`].
+//! has been idle longest is closed. What happens within a connection is in `connection.rs`.
 
 use std::collections::HashMap;
 use std::io;
