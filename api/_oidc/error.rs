@@ -91,7 +91,7 @@ pub enum TokenError {
         problem: FileProblem,
     },
     /// The text that was found is no JWT, so it is not sent.
-    #[error("The token in {} is not usable: {slip}.", .found.described())]
+    #[error("The token in {} is not usable: {slip}. Put a JWT there, and nothing else.", .found.described())]
     Malformed {
         /// Where the text was found.
         found: Source,
@@ -143,11 +143,19 @@ pub enum TokenError {
         /// The command that was run.
         command: String,
     },
-    /// The Vercel CLI printed no token that can be used.
-    #[error("The Vercel CLI printed no usable token. Update the CLI, then run `{command}`.")]
+    /// The Vercel CLI did not print a JSON object with a `token`.
+    #[error("The Vercel CLI printed no token. Update the CLI, then run `{command}`.")]
     CliOutput {
         /// The command that was run.
         command: String,
+    },
+    /// The Vercel CLI printed a token that is no JWT.
+    #[error("The token from the Vercel CLI is not usable: {slip}. Run `{command}`.")]
+    CliToken {
+        /// The command that was run.
+        command: String,
+        /// The likely slip.
+        slip: Slip,
     },
     /// The Vercel CLI printed a token that has expired.
     #[error("The token from the Vercel CLI has already expired. Check this machine's clock.")]
@@ -212,6 +220,7 @@ impl TokenError {
             | Self::CliTimeout { .. }
             | Self::CliFailed { .. }
             | Self::CliOutput { .. }
+            | Self::CliToken { .. }
             | Self::CliExpired
             | Self::ExchangeTimeout
             | Self::NoCertificates(_)
@@ -505,8 +514,8 @@ pub enum AnswerProblem {
     #[error("is not a JSON object with a `token`")]
     NoToken,
     /// Its token has not the form of a JWT.
-    #[error("has a `token` that is not a JWT")]
-    NotJwt,
+    #[error("has a `token` that is not usable: {0}")]
+    NotJwt(Slip),
     /// It is compressed, although the request asked for none of that.
     #[error("has `Content-Encoding: {0}`, which was not asked for")]
     Encoded(Encoding),
@@ -669,7 +678,8 @@ mod tests {
             TokenError::NoCli { command: command.clone(), cause: ErrorKind::NotFound },
             TokenError::CliTimeout { command: command.clone() },
             TokenError::CliFailed { command: command.clone() },
-            TokenError::CliOutput { command },
+            TokenError::CliOutput { command: command.clone() },
+            TokenError::CliToken { command, slip: Slip::Characters },
             TokenError::CliExpired,
             TokenError::ExchangeTimeout,
             TokenError::ExchangeRefused {
@@ -685,7 +695,7 @@ mod tests {
         }
         for problem in [
             AnswerProblem::NoToken,
-            AnswerProblem::NotJwt,
+            AnswerProblem::NotJwt(Slip::Characters),
             AnswerProblem::Encoded(Encoding::Other),
             AnswerProblem::TooLarge,
         ] {

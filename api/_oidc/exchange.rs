@@ -96,7 +96,7 @@ async fn request(
 /// Reads the answer: the token, and until when it is cached.
 fn parse(body: &[u8], source: Source, now: SystemTime) -> Result<Obtained, AnswerProblem> {
     let text: String = json::member(body, "token").ok_or(AnswerProblem::NoToken)?;
-    let token = Token::parse(&text, source).map_err(|_| AnswerProblem::NotJwt)?;
+    let token = Token::parse(&text, source).map_err(AnswerProblem::NotJwt)?;
     let expiry = json::member::<f64>(body, "expiry")
         .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?));
     let until = expiry.map(|expiry| expiry - MARGIN.min(expiry.duration_since(now).unwrap_or_default() / 10));
@@ -107,6 +107,7 @@ fn parse(body: &[u8], source: Source, now: SystemTime) -> Result<Obtained, Answe
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::token::Slip;
 
     #[test]
     fn a_result_is_dropped_30_seconds_or_a_tenth_of_its_life_before_it_expires() {
@@ -136,9 +137,9 @@ mod tests {
             (r#"{"expiry": 4600}"#, AnswerProblem::NoToken),
             (r#"{"token": {"$serde_json::private::RawValue": "\"e30.e30.c2ln\""}}"#, AnswerProblem::NoToken),
             (r#"{"token": "e30.e30.c2ln", "token": "e30.e30.c2ln"}"#, AnswerProblem::NoToken),
-            (r#"{"token": "not-a-jwt"}"#, AnswerProblem::NotJwt),
-            (r#"{"token": "Bearer e30.e30.c2ln"}"#, AnswerProblem::NotJwt),
-            (r#"{"token": ""}"#, AnswerProblem::NotJwt),
+            (r#"{"token": "not-a-jwt"}"#, AnswerProblem::NotJwt(Slip::NotJwt)),
+            (r#"{"token": "Bearer e30.e30.c2ln"}"#, AnswerProblem::NotJwt(Slip::Bearer)),
+            (r#"{"token": ""}"#, AnswerProblem::NotJwt(Slip::Empty)),
         ] {
             assert_eq!(parse(body.as_bytes(), Source::File, UNIX_EPOCH).unwrap_err(), problem, "{body}");
         }

@@ -140,10 +140,10 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
     if !status.is_ok_and(|status| status.success()) {
         return Err(TokenError::CliFailed { command });
     }
-    let token = json::member::<String>(&output, "token").and_then(|text| Token::parse(&text, Source::Refreshed).ok());
-    let Some(token) = token else {
+    let Some(text) = json::member::<String>(&output, "token") else {
         return Err(TokenError::CliOutput { command });
     };
+    let token = Token::parse(&text, Source::Refreshed).map_err(|slip| TokenError::CliToken { command, slip })?;
     let expiry = token.unverified_expiry();
     if expiry.is_some_and(|expiry| expiry <= SystemTime::now()) {
         return Err(TokenError::CliExpired);

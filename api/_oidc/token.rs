@@ -194,12 +194,12 @@ impl Slip {
 impl fmt::Display for Slip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "it is empty. Put the token there",
-            Self::Quotes => "it has quotes around it. Remove the quotes",
-            Self::Bearer => "it begins with `Bearer`. Put the token alone there",
-            Self::Name => "it begins with a name and `=`. Put the token alone there",
-            Self::Characters => "it has white space or other characters that no JWT has. Put the token alone there",
-            Self::NotJwt => "it is not three base64url parts with JSON in the second. Check what was put there",
+            Self::Empty => "it is empty",
+            Self::Quotes => "it has quotes around it",
+            Self::Bearer => "it begins with `Bearer`",
+            Self::Name => "it begins with a name and `=`",
+            Self::Characters => "it has characters that no JWT has",
+            Self::NotJwt => "it has not the form of a JWT",
         })
     }
 }

@@ -145,7 +145,7 @@ async fn the_advice_fits_the_situation() {
         let detail = answer.is_problem(status, code);
         assert!(detail.contains(advice), "{situation}: {detail}");
         assert_eq!(answer.json()["backend_status"], status_line[..3].parse::<u16>().unwrap(), "{situation}");
-        // The operator's log has the same advice, and nobody sees the words of the other end.
+        // The operator's log has the same advice, and the other end's text is shown nowhere.
         let printed = function.stop().await;
         assert!(printed.starts_with(&format!("Error: {code}: {detail}")), "{situation}: {printed}");
         for shown in [&answer.text, &printed] {

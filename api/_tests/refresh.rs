@@ -237,12 +237,12 @@ async fn what_the_cli_prints_must_hold_a_token_that_has_not_expired() {
     let flood =
         "while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa || exit 1; done".to_owned();
     for (script, expected) in [
-        ("echo 'hello'".to_owned(), "printed no usable token"),
-        ("echo '{\"token\": \"\"}'".to_owned(), "printed no usable token"),
-        (format!("echo '[\"{}\"]'", token("new", 3600)), "printed no usable token"),
-        (prints("not-a-jwt"), "printed no usable token"),
-        (prints(&format!("Bearer {}", token("new", 3600))), "printed no usable token"),
-        ("true".to_owned(), "printed no usable token"),
+        ("echo 'hello'".to_owned(), "printed no token"),
+        ("echo '{\"token\": \"\"}'".to_owned(), "not usable: it is empty"),
+        (format!("echo '[\"{}\"]'", token("new", 3600)), "printed no token"),
+        (prints("not-a-jwt"), "not usable: it has not the form of a JWT"),
+        (prints(&format!("Bearer {}", token("new", 3600))), "not usable: it begins with `Bearer`"),
+        ("true".to_owned(), "printed no token"),
         (flood, "the Vercel CLI failed"),
         (format!("{}\nexit 1", prints(&token("new", 3600))), "the Vercel CLI failed"),
         (expired, "this machine's clock"),
