@@ -109,10 +109,15 @@ mod tests {
     #[derive(Deserialize)]
     struct Named {
         name: String,
+        #[serde(default)]
+        count: u8,
     }
 
     async fn answer(content_type: Option<&str>, body: impl Into<axum::body::Body>) -> (StatusCode, Value) {
-        let name = post(|JsonObject(Named { name }): JsonObject<Named>| async { axum::Json(name) });
+        let name = post(|JsonObject(Named { name, count }): JsonObject<Named>| async move {
+            assert_eq!(count, 0);
+            axum::Json(name)
+        });
         let mut request = authorized(Request::post("/"), &claims("production"));
         if let Some(content_type) = content_type {
             request = request.header(CONTENT_TYPE, content_type);
@@ -179,7 +184,14 @@ mod tests {
     /// A client may send its token in the wrong place.
     #[tokio::test]
     async fn quotes_nothing_of_the_body() {
-        for body in [r#"{"name":["secret"]}"#, r#"{"secret":1}"#, r#"{"name":{"secret":1}}"#, "\"secret\"", "secret"] {
+        for body in [
+            r#"{"name":"","count":"secret"}"#,
+            r#"{"name":["secret"]}"#,
+            r#"{"secret":1}"#,
+            r#"{"name":{"secret":1}}"#,
+            "\"secret\"",
+            "secret",
+        ] {
             let (status, problem) = answer(Some("application/json"), body).await;
             assert!(status.is_client_error() && !problem.to_string().contains("secret"), "{body}: {problem}");
         }
