@@ -332,7 +332,7 @@ fn repository(name: &str) -> PathBuf {
     std::fs::create_dir_all(&copy).unwrap();
     let script = r#"
         export GIT_AUTHOR_DATE='2000-01-01T00:00:00Z' GIT_COMMITTER_DATE='2000-01-01T00:00:00Z'
-        git -C "$TEMPLATE" ls-files -z --cached --others --exclude-standard |
+        git -c safe.directory='*' -C "$TEMPLATE" ls-files -z --cached --others --exclude-standard |
             (cd "$TEMPLATE" && while IFS= read -r -d '' file; do [ ! -f "$file" ] || printf '%s\0' "$file"; done) |
             tar -C "$TEMPLATE" -c --null -T - | tar -x
         git init --quiet --initial-branch main
