@@ -42,7 +42,7 @@ impl Misconfigured {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlProblem {
     /// It has no scheme, as in `localhost:3001`.
-    #[error("has no scheme. Begin it with `https://`")]
+    #[error("has no scheme. Begin it with `https://` (loopback: `http://`)")]
     NoScheme,
     /// Its scheme is `http`, and its host is not loopback.
     #[error("must be `https`. Only a loopback host may have `http`")]
@@ -397,7 +397,7 @@ fn unreachable(cause: Cause) -> &'static str {
     match cause {
         Cause::Dns => "Check the base URL.",
         Cause::Certificate => "Check the base URL, the API's certificate, and this machine's clock and authorities.",
-        Cause::Tls => "Check the base URL's scheme and port.",
+        Cause::Tls | Cause::Http => "Check the base URL's scheme and port.",
         Cause::Proxy => "Check `HTTPS_PROXY` and `NO_PROXY`.",
         Cause::Io(_) | Cause::Closed | Cause::ConnectTimeout | Cause::Other => {
             "Check the base URL, and that the API runs."
@@ -586,6 +586,8 @@ pub enum Cause {
     Certificate,
     /// The other end does not speak TLS.
     Tls,
+    /// The other end's answer is not valid HTTP.
+    Http,
     /// The proxy did not connect.
     Proxy,
     /// The other end closed the connection without an answer.
@@ -617,6 +619,8 @@ impl Cause {
                 return Self::Certificate;
             } else if text.contains("received corrupt message") {
                 return Self::Tls;
+            } else if text.contains("invalid HTTP") || text.contains("message head is too large") {
+                return Self::Http;
             } else if text.contains("tunnel error") || text.contains("unsuccessful tunnel") {
                 return Self::Proxy;
             } else if text.contains("dns error") {
@@ -642,6 +646,7 @@ impl fmt::Display for Cause {
             Self::Dns => f.write_str("its host name can't be resolved"),
             Self::Certificate => f.write_str("its certificate is not trusted"),
             Self::Tls => f.write_str("it does not speak TLS"),
+            Self::Http => f.write_str("its answer is not valid HTTP"),
             Self::Proxy => f.write_str("the proxy did not connect"),
             Self::Closed => f.write_str("it closed the connection"),
             Self::ConnectTimeout => f.write_str("connecting took too long"),
@@ -714,12 +719,13 @@ mod tests {
         errors
     }
 
-    fn causes() -> [Cause; 8] {
+    fn causes() -> [Cause; 9] {
         [
             Cause::Io(ErrorKind::ConnectionRefused),
             Cause::Dns,
             Cause::Certificate,
             Cause::Tls,
+            Cause::Http,
             Cause::Proxy,
             Cause::Closed,
             Cause::ConnectTimeout,

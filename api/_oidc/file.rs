@@ -110,7 +110,8 @@ mod tests {
         std::os::unix::fs::symlink(&pipe, &link).unwrap();
         assert_eq!(read_now(link), Err(FileProblem::NotRegular));
         // Opening does not wait for a writer, even if the path becomes a pipe after the first check.
-        if O_NONBLOCK != 0 {
+        if cfg!(any(target_os = "linux", target_vendor = "apple")) {
+            assert_ne!(O_NONBLOCK, 0, "add this processor's number");
             assert!(!open(pipe).unwrap().metadata().unwrap().is_file());
         }
         std::fs::remove_dir_all(folder).unwrap();
