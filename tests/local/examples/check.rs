@@ -67,11 +67,11 @@ async fn check(url: &str, options: Options, json: bool) -> io::Result<bool> {
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let report = check
         .run(url, |progress| match progress {
-            Progress::Again(case, patience) if case != again => {
+            Progress::Retrying(case, patience) if case != again => {
                 again = case;
                 eprintln!("{case} is refused: trying again for up to {} seconds", patience.as_secs());
             }
-            Progress::Again(..) => {}
+            Progress::Retrying(..) => {}
             Progress::Group(title) if !json => print(&format!("\n{title}")),
             Progress::Row(row) if !json => print(&line(row, colour)),
             Progress::Group(_) | Progress::Row(_) => {}

@@ -52,7 +52,7 @@ async fn main() -> ExitCode {
 async fn run(once: bool) -> io::Result<bool> {
     let listeners = if once { vec![loopback(0).await?] } else { listen_on_localhost(PAGE_PORT).await? };
     let port = listeners[0].local_addr()?.port();
-    let stage = Stage::set(listeners).await?;
+    let stage = Stage::start(listeners).await?;
 
     let accepted = stage.call("").await?;
     let exchanged = stage.call("exchanged").await?;

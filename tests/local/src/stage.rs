@@ -38,7 +38,7 @@ pub(crate) struct Outcome {
 
 impl Stage {
     /// Starts everything: the caller on `listeners`, the others on any free port.
-    pub(crate) async fn set(listeners: Vec<TcpListener>) -> io::Result<Self> {
+    pub(crate) async fn start(listeners: Vec<TcpListener>) -> io::Result<Self> {
         let deployment = Deployment::default();
         let issuer = Issuer::start(loopback(0).await?)?;
         let issuer_url = issuer.team_url(&deployment.team);

@@ -48,21 +48,21 @@ pub(crate) struct Group {
     pub(crate) cases: Vec<Case>,
 }
 
-type Make = fn(&Kit) -> Request;
+type MakeRequest = fn(&Kit) -> Request;
 
-const fn good(name: &'static str, what: &'static str, source: &'static str, request: Make) -> Case {
+const fn good(name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
     Case { name, what, source, expected: Expected::Accept, request }
 }
 
-const fn bad(hole: Hole, name: &'static str, what: &'static str, source: &'static str, request: Make) -> Case {
+const fn bad(hole: Hole, name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
     Case { name, what, source, expected: Expected::Refuse(hole), request }
 }
 
-const fn odd(hole: Hole, name: &'static str, what: &'static str, source: &'static str, request: Make) -> Case {
+const fn odd(hole: Hole, name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
     Case { name, what, source, expected: Expected::ShouldRefuse(hole), request }
 }
 
-const fn any(name: &'static str, what: &'static str, source: &'static str, request: Make) -> Case {
+const fn any(name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
     Case { name, what, source, expected: Expected::Either, request }
 }
 

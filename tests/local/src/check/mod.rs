@@ -118,20 +118,20 @@ impl Check {
         Sender::new(url, &self.options.headers)?.wait(self.options.wait).await
     }
 
-    /// Sends all tokens to the protected route at `url`. `tell` gets each group's title and each row as it is known.
+    /// Sends all tokens to the protected route at `url`. `progress` gets each title and row when it is known.
     ///
     /// # Errors
     ///
     /// If the URL or a header can't be used.
-    pub async fn run(&self, url: &str, mut tell: impl FnMut(Progress<'_>)) -> io::Result<Report> {
+    pub async fn run(&self, url: &str, mut progress: impl FnMut(Progress<'_>)) -> io::Result<Report> {
         let sender = Sender::new(url, &self.options.headers)?;
         let mut report = Report::new(url);
         for group in groups() {
             self.issuer.publish(self.kit.published(group.phase));
-            tell(Progress::Group(group.title));
+            progress(Progress::Group(group.title));
             for case in &group.cases {
-                let row = self.try_case(&sender, case, &mut tell).await;
-                tell(Progress::Row(&row));
+                let row = self.try_case(&sender, case, &mut progress).await;
+                progress(Progress::Row(&row));
                 report.add(group.title, row);
             }
         }
@@ -139,7 +139,7 @@ impl Check {
         Ok(report)
     }
 
-    async fn try_case(&self, sender: &Sender, case: &Case, tell: &mut impl FnMut(Progress<'_>)) -> Row {
+    async fn try_case(&self, sender: &Sender, case: &Case, progress: &mut impl FnMut(Progress<'_>)) -> Row {
         let visits = self.issuer.attacker_visits();
         let patience = match case.expected {
             Expected::AcceptSoon => self.options.patience,
@@ -154,7 +154,7 @@ impl Check {
             if !may_become_good || start.elapsed() + pause > patience {
                 break answer;
             }
-            tell(Progress::Again(case.name, patience));
+            progress(Progress::Retrying(case.name, patience));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         };
@@ -163,13 +163,13 @@ impl Check {
     }
 }
 
-/// What [`Check::run`] tells while it runs.
+/// What [`Check::run`] reports while it runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
     /// A group of cases begins.
     Group(&'static str),
-    /// This case is tried again for so long.
-    Again(&'static str, Duration),
+    /// This case is tried again, for at most this time.
+    Retrying(&'static str, Duration),
     /// A case is done.
     Row(&'a Row),
 }
