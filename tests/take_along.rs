@@ -239,7 +239,10 @@ async fn the_service_verifies(project: &Project, code: &str) {
     {
         assert_eq!(call(&token).await.0, status);
     }
-    assert_eq!(ask(&url, "cookie", "a=b").await.0, 401);
+    // A path without a route is no exception.
+    for url in [&url, &format!("http://127.0.0.1:{port}/none")] {
+        assert_eq!(ask(url, "cookie", "a=b").await.0, 401);
+    }
 }
 
 /// Starts a function, and makes the calls that the API behind it should answer and refuse.
