@@ -41,7 +41,8 @@
 //! - [`Api`] sends a request with the token. The token goes to the base URL's origin only: redirects are not followed,
 //!   a path can't leave the base URL, and plain `http` is for loopback hosts only.
 //! - Every error says what is wrong and what to do. The message is for anyone to see; `log_detail` adds what only the
-//!   operator may see. Neither holds a token, nor anything else that another program said, except an API's error code.
+//!   operator may see, such as the token's claims. Neither holds a token. Of what other programs say, only an API's short
+//!   error code is shown.
 //!
 //! # What it does not do
 //!
