@@ -395,6 +395,7 @@ async fn a_blocked_terminal_does_not_hold_up_an_error_at_the_start() {
     let in_use = [("HOST", "127.0.0.1"), ("PORT", port.as_str())];
     for (variables, code) in [(&wrong[..], 2), (&in_use[..], 1)] {
         let (full, _unread) = tokio::net::unix::pipe::pipe().unwrap();
+        full.writable().await.unwrap();
         // Byte by byte, or there would be some space left at the end.
         while full.try_write(b"x").is_ok() {}
         let pipe = full.into_blocking_fd().unwrap();
