@@ -258,12 +258,11 @@ mod tests {
         let Err(TokenError::CliTimeout { command }) = running.await.unwrap() else { panic!("it must time out") };
         assert_eq!(command, "vercel project token prj_a --format=json");
         assert!(began.elapsed() <= TIMEOUT);
-        // The pipe ends when the last process that can write to it has ended.
-        let rest = tokio::task::spawn_blocking(move || {
-            let mut rest = String::new();
-            pipe.read_to_string(&mut rest).map(|_| rest)
-        });
-        assert_eq!(rest.await.unwrap().unwrap(), "");
+        // The pipe ends when the last process that can write to it has ended. A CLI that still runs fails the test.
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || ended.send(pipe.read_to_end(&mut Vec::new()).unwrap()));
+        let rest = tokio::task::spawn_blocking(move || end.recv_timeout(Duration::from_secs(30)));
+        assert_eq!(rest.await.unwrap(), Ok(0), "the CLI still runs");
         std::fs::remove_dir_all(folder).unwrap();
     }
 }
