@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
-# Proves with Vercel's own CLI, Rust builder and function proxy that this repository deploys, in each way that the README
-# tells of.
+# Proves with Vercel's own CLI, Rust builder and function proxy that this repository deploys in each way that the docs
+# describe.
 #
-# Needs Linux on x86-64, for which the proxy is built, with Rust, a C compiler, Node.js, curl and git; the network only for
-# packages. Its tokens come from the local issuer. It works on a copy, so the repository gains nothing but target/.
+# Needs Linux on x86-64 (the proxy is built for it), Rust, a C compiler, Node.js, curl and git. It uses the network for
+# packages only: its tokens come from the local issuer. It works on a copy, so the repository gains nothing but target/.
 # CARGO_TARGET_DIR says where to build (default: target/).
 set -euo pipefail
 
+if [[ $(uname -sm) != "Linux x86_64" ]]; then
+    echo "skipped - everything (Vercel's proxy runs on Linux on x86-64 only, and this is $(uname -sm))"
+    echo "0 passed, 0 failed, 1 skipped"
+    exit
+fi
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 copy=$work/repo
 cli_folder=$root/target/vercel-cli
 cli_version=60.1.3
+# What this version of the CLI is built with, according to its package.json.
+detectors_version=7.7.3 frameworks_version=3.34.0
 vercel=$cli_folder/node_modules/.bin/vercel
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} VERCEL_TELEMETRY_DISABLED=1
-# What is set on this machine is not set on Vercel's.
-unset "${!OIDC_@}" "${!BACKEND_@}" "${!VERCEL_OIDC_@}" VERCEL_ENV VERCEL_PROJECT_ID VERCEL_TARGET_ENV VERCEL_URL HOST PORT
+# Vercel's machines have none of these variables.
+unset "${!OIDC_@}" "${!BACKEND_@}" "${!VERCEL_OIDC_@}" VERCEL_ENV VERCEL_PROJECT_ID VERCEL_TARGET_ENV VERCEL_URL HOST PORT RUST_LOG LOG_FORMAT
 
-passed=0 failed=0 running=() tokens=()
+passed=0 failed=0 skipped=0 running=() tokens=()
 
-# check NAME COMMAND...: a line that says whether the command succeeds, and what it printed if not.
+# check NAME COMMAND...: one line says whether the command succeeds. If it fails, its output follows.
 check() {
     local name=$1
     shift
@@ -33,14 +40,20 @@ check() {
     fi
 }
 
+# skip NAME REASON: one line says that this check can't run here, and why.
+skip() {
+    echo "skipped - $1 ($2)"
+    skipped=$((skipped + 1))
+}
+
 stop() {
     kill "$@" 2>/dev/null || true
     wait "$@" 2>/dev/null || true
 }
 trap '((${#running[@]} == 0)) || stop "${running[@]}"; rm -rf "$work"' EXIT
 
-# Vercel's proxy listens on port 3000 and no other. Where the system permits it, what runs here runs in a network of its
-# own, loopback and nothing else: so the port is free, and nothing can call out.
+# Vercel's proxy always listens on port 3000. If the system permits it, the programs run in a network namespace with
+# nothing but loopback: there the port is free, and nothing can reach the internet.
 inside=()
 if unshare --user --map-root-user --net ip link set lo up 2>/dev/null; then
     exec {up}< <(exec unshare --user --map-root-user --net sh -c 'ip link set lo up && echo up && exec tail -f /dev/null')
@@ -58,7 +71,7 @@ start() {
     : >"$log"
 }
 
-# prints PATTERN: waits until it has printed a line with this pattern; all that it printed is in $log.
+# prints PATTERN: waits until it has printed a line with this pattern. All that it printed is in $log.
 prints() {
     local line
     while read -r -t 900 line <&"$output"; do
@@ -68,7 +81,7 @@ prints() {
     cat "$log" && return 1
 }
 
-# serve VARIABLE...: serves the functions of the last build; $url is where, $record what they say.
+# serve VARIABLE...: serves the functions of the last build at $url. $record has what they log and print.
 serve() {
     record=$work/record
     : >"$record"
@@ -78,19 +91,35 @@ serve() {
     url=http://127.0.0.1:$port
 }
 
-# new_token ENVIRONMENT: $token is a token that the backend trusts, if it trusts the environment.
+# new_token ENVIRONMENT: $token is a new token of this environment.
 new_token() {
     echo "$1" >&"${issuer[1]}"
     read -r token <&"${issuer[0]}"
     tokens+=("$token")
 }
 
-# answers STATUS TEXT CURL-ARGUMENT...: the answer has this status, and the text is in its body.
+# answers STATUS TEXT CURL-ARGUMENT...: the answer has this status, and the text is in its headers or body.
 answers() {
     local status=$1 text=$2 answer
     shift 2
-    answer=$("${inside[@]}" curl --silent --show-error --noproxy '*' --max-time 60 --write-out '\n%{http_code}' "$@") || return
+    answer=$("${inside[@]}" curl --silent --show-error --noproxy '*' --max-time 60 --include --write-out '\n%{http_code}' "$@") ||
+        return
     [[ ${answer##*$'\n'} == "$status" && $answer == *"$text"* ]] || { echo "$answer" && return 1; }
+}
+
+# accepts CURL-ARGUMENT...: the answer is 200, and the backend has verified a token for it. The body is the routes' matter.
+accepts() {
+    answers 200 'verify;dur=' "$@"
+}
+
+# logs TEXT FILE: the text is in the log, now or within ten seconds.
+logs() {
+    local attempt
+    for attempt in {1..100}; do
+        grep --quiet --fixed-strings "$1" "$2" && return
+        sleep 0.1
+    done
+    echo "after $attempt attempts, '$1' is not in the log" && cat "$2" && return 1
 }
 
 # vercel_build PROJECT-SETTINGS: builds the copy as Vercel's build machines do.
@@ -100,19 +129,37 @@ vercel_build() {
         VERCEL_BUILD_IMAGE=1 "$vercel" build --yes --token none
 }
 
-# output_is PATH...: these functions and files are what will be reached, and there are no others.
+# output_is PATH...: these functions and files are published, and nothing else is: no sources.
 output_is() {
     diff <(printf '%s\n' "$@") <(
         cd .vercel/output && find . \( -name '*.func' -prune -o -path '*/static/*' -type f \) -print | sort
     )
 }
 
-# no_token_in FILE: none of the tokens so far is there, nor its signature, without which it is worth nothing.
+# no_token_in FILE: the signature of none of the tokens so far is there. Without it, the rest of a token is worthless.
 no_token_in() {
     local token
     for token in "${tokens[@]}"; do
         if grep --fixed-strings "${token##*.}" "$1" | cut --delimiter=' ' --fields=-3 | grep .; then return 1; fi
     done
+}
+
+# blocks SECTION LANGUAGE: the code blocks of this language in this section of docs/take-along.md.
+blocks() {
+    awk -v heading="## $1" -v fence="\`\`\`$2" '
+        /^## / { inside = ($0 == heading) }
+        inside && $0 == "```" { open = 0 }
+        open
+        inside && $0 == fence { open = 1 }
+    ' "$root/docs/take-along.md"
+}
+
+# fails_with TEXT COMMAND...: the command fails, and prints the text.
+fails_with() {
+    local text=$1 output
+    shift
+    if output=$("$@" 2>&1); then echo "$output" && return 1; fi
+    [[ $output == *"$text"* ]] || { echo "$output" && return 1; }
 }
 
 one_end_for_each_invocation() {
@@ -122,14 +169,23 @@ one_end_for_each_invocation() {
 
 # ---- What it takes ----
 
-if [[ $(node -p "require('$cli_folder/node_modules/vercel/package.json').version" 2>/dev/null) != "$cli_version" ]]; then
-    npm install --prefix "$cli_folder" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "vercel@$cli_version"
+installed_version() {
+    node -p "require('$cli_folder/node_modules/$1/package.json').version" 2>/dev/null
+}
+if [[ "$(installed_version vercel) $(installed_version @vercel/fs-detectors) $(installed_version @vercel/frameworks)" != \
+    "$cli_version $detectors_version $frameworks_version" ]]; then
+    npm install --prefix "$cli_folder" --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+        "vercel@$cli_version" "@vercel/fs-detectors@$detectors_version" "@vercel/frameworks@$frameworks_version"
 fi
-cargo build --quiet --locked --manifest-path "$root/Cargo.toml" -p local --example issuer
+cargo build --quiet --locked --manifest-path "$root/Cargo.toml" -p local --examples
 coproc issuer { exec "${inside[@]}" "$CARGO_TARGET_DIR/debug/examples/issuer"; }
 running+=("$issuer_PID")
 read -r issuer_url <&"${issuer[0]}"
-trust=(OIDC_TEAM_SLUG=acme OIDC_PROJECT_NAME=storefront "OIDC_ISSUER=$issuer_url")
+owner_id=team_7Gw5ZMzpQA8h90F832KGp7nwbuh3 project_id=prj_7Gw5ZMBpQA8h9GF832KGp7nwbuh3
+# At this level the backend logs the subject of each accepted request.
+trust=(OIDC_TEAM_SLUG=acme OIDC_PROJECT_NAME=storefront "OIDC_ISSUER=$issuer_url" "OIDC_OWNER_ID=$owner_id"
+    RUST_LOG=info,backend=debug)
+subject=owner:acme:project:storefront:environment
 
 mkdir "$copy"
 cd "$copy"
@@ -148,14 +204,18 @@ new_token production
 echo "x-vercel-oidc-token: $token" >"$work/header"
 serve "${trust[@]}"
 check "the caller serves its page" answers 200 '</html>' "$url/"
-check "the caller calls the backend with the token of the request" answers 200 '"environment":"production"' "$url/api/call"
+check "the caller calls the backend with the token of the request" accepts "$url/api/call"
+check "and the backend knows whose token it is" logs "$subject:production" "$record"
 echo "x-vercel-internal-oidc-token: $token" >"$work/header"
-check "and with the token as Vercel gives it to a runtime" answers 200 '"environment":"production"' "$url/api/call"
-check "the backend answers nobody without a token" answers 401 '"missing_token"' "$url/backend"
+check "and with the token as Vercel gives it to a runtime" accepts "$url/api/call"
+check "and says so" answers 200 'desc=x-vercel-internal-oidc-token' "$url/api/call"
+check "the backend refuses a request without a token" answers 401 '"missing_token"' "$url/backend"
 check "the backend's health is open" answers 200 '' "$url/backend/healthz"
+check "tests/smoke.sh passes" "${inside[@]}" "$root/tests/smoke.sh" "$url"
 new_token preview
 echo "x-vercel-oidc-token: $token" >"$work/header"
 check "the backend refuses another environment" answers 502 '"backend_code":"forbidden"' "$url/api/call"
+check "tests/smoke.sh fails then" fails_with 'The backend trusts another project or environment.' "${inside[@]}" "$root/tests/smoke.sh" "$url"
 stop "$started"
 check "each invocation ended once" one_end_for_each_invocation
 check "the caller wrote to its invocation's log" grep -q "^frame [^ ]*index.func log " "$record"
@@ -163,27 +223,54 @@ check "and neither that nor any other frame or line holds a token" no_token_in "
 
 serve
 check "without settings the backend starts, and trusts its own project" answers 401 '"missing_token"' "$url/backend"
-check "whose keys are not to be had in here" answers 502 '"backend_status":503' "$url/api/call"
+if ((${#inside[@]})); then
+    check "whose keys can't be fetched here" answers 503 '"backend_status":503' "$url/api/call"
+else
+    skip "whose keys can't be fetched here" "this system permits no network without internet"
+fi
 stop "$started"
+
+# ---- The presets that Vercel offers ----
+
+check "Vercel detects Rust, and the docs name presets that it offers" \
+    node "$root/tests/vercel/presets.mjs" "$cli_folder" "$root" "$root/docs/deploy.md"
 
 # ---- The backend anywhere ----
 
-dockerfile_build() {
-    local command
-    command=$(sed -n 's/^ *\(cargo build [^&]*\) &&.*/\1/p' Dockerfile)
-    [[ $command ]] && $command
-}
-check "the Dockerfile's build command builds" dockerfile_build
-missing_libraries() {
+check "cargo builds the backend alone" cargo build --release --locked --package backend
+# The C library and the compiler's own: what a slim image has. Everything else is in the binary.
+other_libraries() {
     ldd "$CARGO_TARGET_DIR/release/backend" | grep -vE '(linux-vdso|libgcc_s|libm|libc)\.so|/ld-linux'
 }
-check "and the binary needs no library that the Dockerfile's last image lacks" test -z "$(missing_libraries)"
+check "and the binary needs no other library than the C library" test -z "$(other_libraries)"
 
 start env "${trust[@]}" OIDC_ENVIRONMENT=preview PORT=0 "$CARGO_TARGET_DIR/release/backend"
 check "the backend alone starts" prints 'listening address='
 backend_url=http://127.0.0.1:$(sed -n 's/.*listening address=.*://p' "$log")
-check "and takes a token" answers 200 '"environment":"preview"' -H "Authorization: Bearer $token" "$backend_url/"
+check "and accepts a token" accepts -H "Authorization: Bearer $token" "$backend_url/"
 check "and is ready then" answers 200 '' "$backend_url/readyz"
+
+# ---- The check of any backend ----
+
+# attack OPTION...: sends good and bad tokens to the backend that has just started.
+attack() {
+    "${inside[@]}" "$CARGO_TARGET_DIR/debug/examples/check" --port 9401 "$@" "http://127.0.0.1:$checked_port/"
+}
+# start_checked VARIABLE...: starts a backend that trusts the check's issuer.
+start_checked() {
+    start env OIDC_ISSUER=http://127.0.0.1:9401/acme OIDC_AUDIENCE=https://vercel.com/acme PORT=0 HOST=127.0.0.1 "$@" \
+        "$CARGO_TARGET_DIR/release/backend"
+    prints 'listening address=' && checked_port=$(sed -n 's/.*listening address=.*://p' "$log")
+}
+attack_passes() {
+    attack --strict && attack --json | node -e 'const r = JSON.parse(require("fs").readFileSync(0)); process.exit(r.clean && r.cases.length >= 60 ? 0 : 1)'
+}
+start_checked "OIDC_SUBJECT=$subject:production" "OIDC_OWNER_ID=$owner_id" "OIDC_PROJECT_ID=$project_id"
+check "the backend refuses every bad token of the check" attack_passes
+stop "$started"
+start_checked 'OIDC_SUBJECT=owner:acme:project:*:environment:*'
+check "a backend that trusts too many is found out" fails_with 'subject: The API does not check' attack
+stop "$started"
 
 # ---- Two projects ----
 
@@ -193,18 +280,18 @@ cat >api/vercel.json <<'JSON'
   "routes": [{ "src": "/(.*)", "dest": "/index.rs" }]
 }
 JSON
-check "api/ builds as a project of its own" vercel_build '{"rootDirectory": "api"}'
+check "api/ builds as a project" vercel_build '{"rootDirectory": "api"}'
 check "with one function, and nothing else" output_is ./functions/index.rs.func
 rm api/vercel.json
 serve BACKEND_URL="$backend_url"
-check "which calls a backend elsewhere" answers 200 '"environment":"preview"' "$url/api/call"
+check "which calls a backend elsewhere" accepts "$url/api/call"
 stop "$started"
 
-check "src/ builds as a project of its own" vercel_build '{"rootDirectory": "src", "framework": "axum"}'
+check "src/ builds as a project" vercel_build '{"rootDirectory": "src", "framework": "rust"}'
 check "with one function, and nothing else" output_is ./functions/rust.func
 check "which is packaged as a server" test -x .vercel/output/functions/rust.func/user-server
 serve "${trust[@]}" OIDC_ENVIRONMENT=preview
-check "and takes a token" answers 200 '"environment":"preview"' -H "Authorization: Bearer $token" "$url/"
+check "and accepts a token" accepts -H "Authorization: Bearer $token" "$url/"
 stop "$started"
 
 # ---- The development server ----
@@ -218,30 +305,53 @@ check "vercel dev starts" prints '^> Local resources'
 url=$(grep --max-count=1 --only-matching 'http://127.0.0.1:[0-9]*' "$log" || true)
 cat <&"$output" >>"$log" &
 rest=$!
-check "and runs both ends" answers 200 '"environment":"development"' "$url/api/call"
+check "and runs both ends" accepts "$url/api/call"
+check "and takes the token from the file" logs "$subject:development" "$log"
+check "tests/smoke.sh passes" "${inside[@]}" "$root/tests/smoke.sh" "$url"
 new_token preview
 echo "$token" >oidc-token
-check "and takes a new token from the file" answers 200 '"environment":"preview"' "$url/api/call"
+check "and takes a new token from the file" accepts "$url/api/call"
+check "which the backend knows for another environment's" logs "$subject:preview" "$log"
 new_token production
 echo "$token" >oidc-token
-check "and refuses a token for another environment" answers 502 '"backend_code":"forbidden"' "$url/api/call"
-check "and answers nobody without a token" answers 401 '"missing_token"' "$url/backend"
+check "and refuses a token of an environment that it does not trust" answers 502 '"backend_code":"forbidden"' "$url/api/call"
+check "and refuses a request without a token" answers 401 '"missing_token"' "$url/backend"
 stop "$started"
 wait "$rest"
 check "and printed no token" no_token_in "$log"
 
 # ---- api/ in a project that was there before ----
 
-rm -rf src tests .env oidc-token
-sed -i '/^\[package\]/,$d; /^default-members/d; s/^members = .*/members = ["api"]/' Cargo.toml
+rm -rf src tests benches .env oidc-token
+sed -i '/^\[package\]/,$d; /^default-members/d; s/^members = .*/members = ["api", "api\/_oidc"]/' Cargo.toml
 mkdir public
 echo 'User-agent: *' >public/robots.txt
 echo '{ "rewrites": [{ "source": "/api/call", "destination": "/api" }] }' >vercel.json
 check "api/ builds in a project that was there before" vercel_build '{}'
-check "where index.rs alone becomes a function, and public/ alone is published" \
+check "and index.rs alone becomes a function, and public/ alone is published" \
     output_is ./functions/api/index.func ./static/robots.txt
 serve BACKEND_URL="$backend_url"
-check "and calls the backend" answers 200 '"environment":"preview"' "$url/api/call"
+new_token preview
+echo "x-vercel-oidc-token: $token" >"$work/header"
+check "and calls the backend" accepts "$url/api/call"
+stop "$started"
 
-echo "$passed passed, $failed failed"
+# ---- A function that takes the client along ----
+
+recipe='A function that posts an order'
+follow_recipe() {
+    export TEMPLATE=$root
+    cargo init --quiet --vcs none --name fresh && rm -r src && mkdir api public &&
+        echo 'User-agent: *' >public/robots.txt &&
+        blocks "$recipe" toml >>Cargo.toml && blocks "$recipe" rust >api/order.rs &&
+        cp "$root/Cargo.lock" . &&
+        # `cargo init` leaves the dependencies' table open.
+        bash -euc "$(blocks "$recipe" bash)" && cat Cargo.toml
+}
+mkdir "$work/fresh" && cd "$work/fresh"
+check "the recipe of docs/take-along.md can be followed" follow_recipe
+check "and Vercel builds its function" vercel_build '{}'
+check "and publishes no source" output_is ./functions/api/order.func ./static/robots.txt
+
+echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0))

@@ -1,0 +1,29 @@
+// Proves with the framework detection that ships in Vercel's npm packages that this repository is a Rust project to Vercel,
+// and that the documentation names only presets that Vercel offers without a flag.
+//
+//   node presets.mjs PACKAGES-FOLDER REPOSITORY PAGE
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+
+const [packages, repository, page] = process.argv.slice(2);
+const require = createRequire(join(packages, 'node_modules/'));
+const { detectFramework, LocalFileSystemDetector } = require('@vercel/fs-detectors');
+const { frameworkList } = require('@vercel/frameworks');
+
+const fs = new LocalFileSystemDetector(repository);
+const detected = await detectFramework({ fs, frameworkList });
+assert.equal(detected, 'rust', 'what Vercel detects');
+
+// The name "Other" stands for no framework at all.
+const offered = new Set(frameworkList.filter(({ experimental, slug }) => !experimental && slug).map(({ name }) => name)).add('Other');
+const row = readFileSync(page, 'utf8').match(/^\| Framework Preset \|(.*)\|$/m);
+assert(row, `${page} has a row "Framework Preset"`);
+for (const preset of row[1].split('|').map((cell) => cell.trim()))
+  assert(offered.has(preset), `${page} names the preset ${preset}, which Vercel does not offer by default`);
+
+const services = JSON.parse(readFileSync(join(repository, 'vercel.json'), 'utf8')).services;
+for (const { framework } of Object.values(services))
+  assert(!framework || frameworkList.some(({ slug, experimental }) => slug === framework && !experimental), `vercel.json names the framework ${framework}, which Vercel does not offer by default`);
