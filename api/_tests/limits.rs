@@ -45,6 +45,13 @@ async fn settle() {
     }
 }
 
+/// The answer to a call that must be over by now.
+async fn answer_of(called: JoinHandle<Response<String>>) -> Response<String> {
+    settle().await;
+    assert!(called.is_finished());
+    called.await.unwrap()
+}
+
 fn code(response: &Response<String>) -> (u16, Value) {
     let body: Value = serde_json::from_str(response.body()).unwrap();
     (response.status().as_u16(), body["code"].clone())
@@ -65,7 +72,7 @@ async fn no_whole_answer_in_ten_seconds_is_a_timeout() {
         settle().await;
         assert!(!called.is_finished());
         advance(Duration::from_millis(20)).await;
-        assert_eq!(code(&called.await.unwrap()), (504, json!("backend_timeout")));
+        assert_eq!(code(&answer_of(called).await), (504, json!("backend_timeout")));
         assert_eq!(backend.requests().len(), 1);
     }
 }
@@ -86,7 +93,7 @@ async fn a_connection_that_takes_two_seconds_is_given_up_as_unreachable() {
     settle().await;
     assert!(!called.is_finished());
     advance(Duration::from_millis(20)).await;
-    let response = called.await.unwrap();
+    let response = answer_of(called).await;
     assert_eq!(code(&response), (502, json!("backend_unreachable")));
     assert!(response.body().contains("connecting took too long"), "{}", response.body());
 }
