@@ -1,7 +1,7 @@
 //! The application: the guard around the routes, and what every route has in common.
 //!
 //! Only verified callers reach a route, and only they learn which paths and methods exist. `/healthz` and `/readyz` are
-//! open, for whatever starts and watches the process.
+//! open, because probes have no token.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ async fn healthz() -> impl IntoResponse {
     NO_STORE
 }
 
-/// Ready while usable keys are held. Asking also has them fetched if they are not fresh: without traffic no token would.
+/// Ready while usable keys are held. If the keys are not fresh, this starts a fetch, because without traffic no token does.
 async fn readyz(State(verifier): State<Arc<Verifier>>) -> Result<impl IntoResponse, Problem> {
     let now = SystemTime::now();
     if verifier.keys().ready(now).await {

@@ -27,8 +27,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
-/// Idle time and an incomplete head together. Load balancers and clients keep idle connections for 60 s by default:
-/// the end that reuses a connection has to be the one that closes it first.
+/// Idle time and an incomplete head together. Load balancers and clients keep idle connections for 60 s by default. They
+/// must close first, or their next request meets a closed connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that reads nothing for 10 s is gone, or holds the connection on purpose.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,8 +88,8 @@ impl Activity {
         }
     }
 
-    /// Ends once the connection has been idle for [`IDLE_TIMEOUT`]. It looks at the connection only when that can be
-    /// the case, so a request costs nothing here.
+    /// Ends when the connection has been idle for [`IDLE_TIMEOUT`]. A request does not reset the timer: when it fires, it
+    /// waits for the time that is left.
     async fn idle_too_long(&self) {
         loop {
             let end = self.idle_since().unwrap_or_else(Instant::now) + IDLE_TIMEOUT;
@@ -113,7 +113,7 @@ pub(crate) async fn serve(stream: TcpStream, app: Router, activity: Arc<Activity
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(Socket::new(stream, activity.clone())), service);
     tokio::select! {
-        // An error is the client's: it went away, or sent what is not HTTP.
+        // The client caused the error: it disconnected, or sent something other than HTTP.
         ended = watcher.watch(connection) => if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         },

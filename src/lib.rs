@@ -4,7 +4,7 @@
 //! [`observe`] logs each answer, [`serve`] limits what clients can ask for, and [`settings`] come from the environment.
 //! [`run`] puts these together.
 //!
-//! To protect an API of your own, take the crate [`vercel_oidc_verifier`] along instead of this one.
+//! To protect your own API, use the crate [`vercel_oidc_verifier`] instead of this one.
 
 pub mod app;
 mod connection;

@@ -1,4 +1,4 @@
-//! The log: one line per event on standard output, written by a thread of its own.
+//! The log: one line per event on standard output, written by a separate thread.
 //!
 //! Nothing in the process waits for the reader of the log. If a terminal is stopped with Ctrl-S or a pipe is blocked, up
 //! to [`QUEUE_LINES`] lines wait. Further lines are dropped and counted, and the log says later how many.
@@ -60,7 +60,7 @@ pub(crate) fn complain(problem: &dyn Display) {
     });
 }
 
-/// Runs this on a thread of its own and waits for it, but only so long.
+/// Runs this on a separate thread, and waits for at most [`FLUSH_TIMEOUT`].
 fn with_timeout(work: impl FnOnce() + Send + 'static) {
     let (done, finished) = mpsc::channel();
     let thread = thread::Builder::new().spawn(move || {

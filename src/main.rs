@@ -37,7 +37,7 @@ async fn serve(settings: Settings) -> io::Result<()> {
     .await
 }
 
-/// Ends when the process is asked to stop. It listens from the call on, so no signal after the call is lost.
+/// Ends when the process is asked to stop. Signals count from the call on, also before the future is polled.
 #[cfg(unix)]
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -60,7 +60,7 @@ struct Order {
     ordered_by: Option<String>,
 }
 
-/// `POST /orders`: a route with a JSON body and a rule of its own.
+/// `POST /orders`: a route with a JSON body, for callers from production only.
 async fn create_order(
     ProductionCaller(caller): ProductionCaller,
     JsonObject(order): JsonObject<NewOrder>,

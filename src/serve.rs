@@ -17,12 +17,11 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use crate::connection::{self, Activity};
 
-/// More than an answer takes that waits for the issuer's keys.
+/// Longer than a request that waits for a fetch of the keys (5 s).
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// An idle connection takes about 25 KiB, so 10,000 of them take a quarter of a gigabyte.
 const MAX_CONNECTIONS: usize = 10_000;
-/// Clients that the system queues until they are accepted. With the usual 128, the rest of a burst waits for a second
-/// until it is sent again.
+/// The length of the accept queue. With the usual 128, a burst overflows it, and the clients try again after a second.
 const BACKLOG: i32 = 4096;
 /// Files for everything but clients' connections: the listener, the fetch of the keys, standard streams.
 const OTHER_FILES: usize = 64;
@@ -118,7 +117,7 @@ impl Connections {
         idle.min_by_key(|(since, _)| *since).map(|(_, id)| id)
     }
 
-    /// A handle keeps the memory of its task, so an ended connection's must go.
+    /// An abort handle keeps its task's memory, so the handle of an ended connection is dropped.
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
         self.open.remove(&id);

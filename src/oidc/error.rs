@@ -226,7 +226,7 @@ fn parity(odd: bool) -> &'static str {
     if odd { "odd" } else { "even" }
 }
 
-/// Foreign text in a sentence. Its author is a stranger, so control characters are escaped and the length is bounded.
+/// Foreign text in a sentence. Its author may be an attacker, so control characters are escaped and the length is bounded.
 struct Shown<'a>(Option<&'a str>);
 
 impl fmt::Display for Shown<'_> {

@@ -1,7 +1,6 @@
 //! One fetch of the issuer's document, and its limits.
 //!
-//! A fetch ends in time whatever the other side does, holds a bounded document, and follows no redirect: the keys come
-//! from the one URL that was configured.
+//! A fetch has a time limit and a size limit. It follows no redirect, so the keys come from the configured URL only.
 
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VE
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     url: Url,
-    /// Built by the first fetch: that reads the machine's certificate authorities, and a start need not wait for it.
+    /// Built by the first fetch and not at the start, because it reads the machine's certificate authorities.
     client: OnceCell<Client>,
 }
 
@@ -77,7 +76,7 @@ fn client(url: &Url) -> reqwest::Result<Client> {
         .timeout(FETCH_TIMEOUT)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
-        // After ten minutes a kept connection would be closed anyway.
+        // An idle connection would be closed before the next fetch, ten minutes later.
         .pool_max_idle_per_host(0);
     // Plain http is for loopback: no proxy reaches it, and it needs no certificate authorities.
     if url.scheme() == "http" { client.no_proxy().tls_certs_only([]) } else { client }.build()

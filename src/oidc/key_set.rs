@@ -1,7 +1,7 @@
 //! The issuer's keys: static, or fetched, kept fresh and replaced.
 //!
 //! [`KeySet`] guarantees: one fetch at a time, shared by all requests that wait for it, and independent of the request
-//! that started it; a bad document never replaces good keys; what a stranger can make this process fetch is bounded.
+//! that started it; a bad document never replaces good keys; what an attacker can make this process fetch is bounded.
 //! [`State`] decides, as a function of its contents and the time given; [`Fetched`] locks it and runs the fetches.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -187,7 +187,7 @@ struct State {
 #[derive(Debug)]
 struct Held {
     keys: Keys,
-    /// When the fetch began: what it brought may be that old.
+    /// When the fetch began, because the document may be as old as that.
     fetched: Moment,
 }
 
@@ -331,7 +331,7 @@ impl Fetched {
         }
     }
 
-    /// Returns the end of the fetch in flight, or of a new one. It runs in a task of its own, so a client that disconnects
+    /// Returns the end of the fetch in flight, or of a new one. It runs in its own task, so a client that disconnects
     /// does not cancel it for the others. The task knows which `kid` it was started for, so the cooldown starts even then.
     fn fetch(self: &Arc<Self>, state: &mut State, began: Moment, wanted: Option<&str>) -> watch::Receiver<()> {
         if let Some(in_flight) = state.in_flight.as_ref().filter(|fetch| fetch.has_changed().is_ok()) {

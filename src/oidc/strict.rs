@@ -1,7 +1,7 @@
 //! Base64url and JSON, read strictly.
 //!
-//! Pure functions. What two parsers read differently, an attacker can use: so there is one spelling for each value here,
-//! and no conversion between JSON types.
+//! Pure functions. If two parsers read a text differently, an attacker can use the difference. So each value has one
+//! spelling here, and no JSON type is converted to another.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::de::{DeserializeOwned, Error};

@@ -4,7 +4,7 @@
 
 /// An accepted `sub`. `*` matches one or more characters other than `:`.
 ///
-/// A `*` never crosses a `:`, so a name that a stranger chooses can't fill two fields of a pattern.
+/// A `*` never crosses a `:`, so a name that an attacker chooses can't fill two fields of a pattern.
 ///
 /// ```
 /// use vercel_oidc_verifier::Subject;

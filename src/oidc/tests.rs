@@ -33,7 +33,7 @@ pub(crate) fn trust() -> Trust {
     Trust::project("acme", "storefront", "production")
 }
 
-/// A token of these bytes, whatever they are, with a right signature.
+/// A token of any bytes, with a valid signature.
 pub(crate) fn signed(header: &str, payload: &str) -> String {
     let message = [header, payload].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
     let signer = (aws_lc::DEFAULT_PROVIDER.signer_factory)(&Algorithm::RS256, &KEY).unwrap();

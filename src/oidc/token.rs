@@ -13,7 +13,7 @@ use crate::error::Invalid;
 use crate::jwk::Key;
 use crate::strict::{base64url, if_present, object};
 
-/// Vercel's tokens have about 1 KiB. The limit bounds what a stranger can make this process decode and hash.
+/// Vercel's tokens have about 1 KiB. The limit bounds what an attacker can make this process decode and hash.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// The parts of a token whose signature is not verified yet.
@@ -75,7 +75,7 @@ impl<'t> UnverifiedToken<'t> {
 
 /// Reads `iss` without verifying anything, to choose between the verifiers of several issuers.
 ///
-/// The result is a stranger's word: look up one of your verifiers with it, and never fetch what it names.
+/// The token may be forged: use the result to choose one of your verifiers, and never fetch a URL that it names.
 pub fn unverified_issuer(token: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Issuer {

@@ -47,7 +47,7 @@ pub struct Trust {
 enum Callers {
     /// Callers of one issuer. An empty list accepts no token.
     Named { issuer: String, audiences: Vec<String>, subjects: Vec<Subject> },
-    /// One project in one environment, whatever its team and its name.
+    /// One project in one environment. Names are not compared.
     SameProject { project_id: String, environment: String },
 }
 
@@ -98,7 +98,7 @@ impl Trust {
         Self { leeway, ..self }
     }
 
-    /// Whether no id is checked. A team slug or a project name that is given up can be taken by a stranger, whose tokens then
+    /// Whether no id is checked. A team slug or a project name that is given up can be taken by someone else, whose tokens then
     /// have the same `iss`, `aud` and `sub`.
     pub fn rests_on_names(&self) -> bool {
         match self.callers {
