@@ -121,11 +121,9 @@ async fn a_backend_that_can_not_be_reached_is_told_from_one_that_errs() {
 
     let other = Stub::always(b"220 mail.example ESMTP\r\n\r\n".to_vec()).await;
     let function = Function::start(&[("BACKEND_URL", &other.url())]).await;
-    let detail = function.call_with(TOKEN).await.is_problem(502, "backend_unreachable");
-    assert!(detail.contains("not valid HTTP") && detail.contains("scheme and port"), "{detail}");
-    let function = Function::start(&[("BACKEND_URL", &other.url().replace("http:", "https:"))]).await;
     let answer = function.call_with(TOKEN).await;
     let detail = answer.is_problem(502, "backend_unreachable");
+    assert!(detail.contains("not valid HTTP") && detail.contains("scheme and port"), "{detail}");
     assert!(!answer.text.contains("ESMTP") && !function.stop().await.contains("ESMTP"), "{detail}");
 }
 
