@@ -181,7 +181,7 @@ cargo build --quiet --locked --manifest-path "$root/Cargo.toml" -p local --examp
 coproc issuer { exec "${inside[@]}" "$CARGO_TARGET_DIR/debug/examples/issuer"; }
 running+=("$issuer_PID")
 read -r issuer_url <&"${issuer[0]}"
-owner_id=team_7Gw5ZMzpQA8h90F832KGp7nwbuh3 project_id=prj_7Gw5ZMBpQA8h9GF832KGp7nwbuh3
+owner_id=team_7Gw5ZMzpQA8h90F832KGp7nw project_id=prj_7Gw5ZMBpQA8h9GF832KGp7nw
 # At this level the backend logs the subject of each accepted request.
 trust=(OIDC_TEAM_SLUG=acme OIDC_PROJECT_NAME=storefront "OIDC_ISSUER=$issuer_url" "OIDC_OWNER_ID=$owner_id"
     RUST_LOG=info,backend=debug)

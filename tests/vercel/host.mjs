@@ -110,7 +110,7 @@ async function startAnew(folder) {
       VERCEL_IPC_PATH: socket,
       VERCEL: '1',
       VERCEL_ENV: 'production',
-      VERCEL_PROJECT_ID: 'prj_7Gw5ZMBpQA8h9GF832KGp7nwbuh3',
+      VERCEL_PROJECT_ID: 'prj_7Gw5ZMBpQA8h9GF832KGp7nw',
       VERCEL_TARGET_ENV: 'production',
       VERCEL_URL: `127.0.0.1:${frontDoor.address().port}`,
       ...Object.fromEntries(variables.map((text) => text.split(/=(.*)/s, 2))),

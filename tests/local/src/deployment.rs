@@ -26,9 +26,9 @@ impl Default for Deployment {
     fn default() -> Self {
         Self {
             team: "acme".to_owned(),
-            team_id: "team_7Gw5ZMzpQA8h90F832KGp7nwbuh3".to_owned(),
+            team_id: "team_7Gw5ZMzpQA8h90F832KGp7nw".to_owned(),
             project: "storefront".to_owned(),
-            project_id: "prj_7Gw5ZMBpQA8h9GF832KGp7nwbuh3".to_owned(),
+            project_id: "prj_7Gw5ZMBpQA8h9GF832KGp7nw".to_owned(),
             environment: "production".to_owned(),
         }
     }
@@ -96,9 +96,9 @@ mod tests {
                 "scope": "owner:acme:project:storefront:environment:production",
                 "aud": "https://vercel.com/acme",
                 "owner": "acme",
-                "owner_id": "team_7Gw5ZMzpQA8h90F832KGp7nwbuh3",
+                "owner_id": "team_7Gw5ZMzpQA8h90F832KGp7nw",
                 "project": "storefront",
-                "project_id": "prj_7Gw5ZMBpQA8h9GF832KGp7nwbuh3",
+                "project_id": "prj_7Gw5ZMBpQA8h9GF832KGp7nw",
                 "environment": "production",
                 "plan": "pro",
                 "nbf": 1_790_000_000,
