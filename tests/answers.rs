@@ -1,4 +1,4 @@
-//! What the backend answers: status, headers and body of every sort of request, one by one.
+//! What the backend answers to each kind of request: status, headers and body.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,13 +10,13 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post};
 use common::{
-    Answer, Backend, FORGED_KEY, FakeIssuer, KEY, advance, claims, claims_but, exchange, patiently, request, token,
+    Answer, Backend, FORGED_KEY, FakeIssuer, KEY, advance, claims, claims_with, exchange, request, token, within_5_s,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A backend with the keys fetched and these routes: what the repository's own routes answer is for their own tests.
+/// A backend that has fetched the keys, with the routes of this test. `src/routes.rs` tests the repository's routes.
 async fn ready() -> Backend {
     let read = post(|body: axum::body::Bytes| async move { body.len().to_string() });
     let routes = Router::new()
@@ -63,7 +63,7 @@ async fn only_a_success_says_how_long_the_verification_took() {
         (token(), "/fail", false),
         (token(), "/nope", false),
         (FORGED_KEY.mint(&claims()), "/", false),
-        (KEY.mint(&claims_but("sub", json!("owner:x"))), "/", false),
+        (KEY.mint(&claims_with("sub", json!("owner:x"))), "/", false),
         ("garbage".into(), "/", false),
         ("".into(), "/", false),
     ] {
@@ -91,7 +91,7 @@ async fn asks_for_a_token_if_there_is_none() {
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{authorization}");
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{authorization}");
     }
-    // Never from elsewhere, however good it is.
+    // A valid token in any other place does not count.
     let (token, cookie) = (token(), format!("token={0}; access_token={0}", token()));
     for header in ["x-vercel-oidc-token", "x-vercel-trusted-oidc-idp-token", "proxy-authorization", "x-authorization"] {
         let value = format!("Bearer {token}");
@@ -117,7 +117,7 @@ async fn asks_for_a_token_if_there_is_none() {
 }
 
 #[tokio::test]
-async fn takes_the_scheme_in_any_case() {
+async fn accepts_the_scheme_in_any_case() {
     let backend = ready().await;
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
         assert_eq!(with(&backend, &format!("{scheme} {}", token())).await.status, 200, "{scheme}");
@@ -157,23 +157,23 @@ async fn refuses_an_invalid_token_and_says_why() {
 }
 
 #[tokio::test]
-async fn refuses_those_not_allowed_here() {
-    let answer = ready().await.get(&KEY.mint(&claims_but("sub", json!("owner:x:project:y:environment:z")))).await;
+async fn refuses_a_valid_token_of_another_caller() {
+    let answer = ready().await.get(&KEY.mint(&claims_with("sub", json!("owner:x:project:y:environment:z")))).await;
     assert_problem(&answer, 403, "forbidden");
     assert_eq!(answer.header("www-authenticate"), Some("Bearer error=\"insufficient_scope\""));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
 }
 
-/// What would be accepted is for the operator's log alone.
+/// Only the operator's log says what would be accepted.
 #[tokio::test]
-async fn a_refusal_tells_about_the_token_and_not_about_the_api() {
+async fn a_refusal_does_not_say_what_would_be_accepted() {
     let backend = ready().await;
     for (name, value, shown) in [
         ("iss", "https://oidc.vercel.com/evil", "the issuer is `https://oidc.vercel.com/evil`"),
         ("aud", "https://vercel.com/evil", "the audience is `https://vercel.com/evil`"),
         ("sub", "owner:evil:project:x:environment:y", "`sub` is `owner:evil:project:x:environment:y`"),
     ] {
-        let answer = backend.get(&KEY.mint(&claims_but(name, json!(value)))).await;
+        let answer = backend.get(&KEY.mint(&claims_with(name, json!(value)))).await;
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains(shown), "{detail}");
         let whole = format!("{answer:?}");
@@ -184,7 +184,7 @@ async fn a_refusal_tells_about_the_token_and_not_about_the_api() {
 }
 
 #[tokio::test]
-async fn gives_no_verdict_without_keys() {
+async fn answers_503_without_keys() {
     let issuer = FakeIssuer::start(&KEY).await;
     issuer.serve(500, "", "");
     let backend = Backend::start(&issuer).await;
@@ -193,7 +193,7 @@ async fn gives_no_verdict_without_keys() {
     assert!((1..=30).contains(&answer.header("retry-after").unwrap().parse().unwrap()), "{answer:?}");
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert_eq!(answer.header("www-authenticate"), None);
-    // What needs no key is decided all the same.
+    // A request that needs no key is still refused.
     assert_problem(&backend.get("garbage").await, 401, "invalid_token");
     assert_problem(&request(backend.address, "GET", "/", &[]).await, 401, "missing_token");
 }
@@ -206,7 +206,7 @@ async fn unknown_routes_and_methods_ask_for_a_token_first() {
     down.serve(500, "", "");
     let outage = Backend::start(&down).await;
     let forged = format!("Bearer {}", FORGED_KEY.mint(&claims()));
-    let other = format!("Bearer {}", KEY.mint(&claims_but("sub", json!("owner:x"))));
+    let other = format!("Bearer {}", KEY.mint(&claims_with("sub", json!("owner:x"))));
     let routes = [
         ("GET", "/nope", 404),
         ("POST", "/nope", 404),
@@ -254,7 +254,7 @@ async fn unknown_routes_and_methods_ask_for_a_token_first() {
 }
 
 #[tokio::test]
-async fn health_is_open() {
+async fn health_probes_need_no_token() {
     let backend = ready().await;
     for path in ["/healthz", "/readyz"] {
         for method in ["GET", "HEAD"] {
@@ -279,9 +279,9 @@ async fn head_gets_the_headers_of_get() {
     }
 }
 
-/// Claims of a signed token are shown to its holder, and their maker may be hostile to whatever reads the header.
+/// A claim could attack the program that reads the header.
 #[tokio::test]
-async fn describes_in_printable_ascii_whatever_the_claims_hold() {
+async fn an_error_description_is_printable_ascii() {
     let backend = ready().await;
     let hostile = [
         "\", realm=\"evil".to_owned(),
@@ -295,15 +295,15 @@ async fn describes_in_printable_ascii_whatever_the_claims_hold() {
     ];
     let mut tokens = Vec::new();
     for text in &hostile {
-        tokens.extend(["iss", "aud"].map(|name| KEY.mint(&claims_but(name, json!(text)))));
-        tokens.push(KEY.mint(&claims_but("aud", json!([text, text]))));
+        tokens.extend(["iss", "aud"].map(|name| KEY.mint(&claims_with(name, json!(text)))));
+        tokens.push(KEY.mint(&claims_with("aud", json!([text, text]))));
         let header = json!({ "alg": text, "kid": text, "typ": text }).to_string();
         tokens.push(KEY.sign(header.as_bytes(), claims().to_string().as_bytes()));
         tokens.push(common::token_of_kid(text));
     }
     tokens.extend(
         ["exp", "nbf", "iat"]
-            .map(|name| KEY.mint(&claims_but(name, json!(if name == "exp" { -1e300 } else { 1e300 })))),
+            .map(|name| KEY.mint(&claims_with(name, json!(if name == "exp" { -1e300 } else { 1e300 })))),
     );
     for token in tokens.into_iter().filter(|token| token.len() <= 8192) {
         let answer = backend.get(&token).await;
@@ -314,9 +314,9 @@ async fn describes_in_printable_ascii_whatever_the_claims_hold() {
         assert!(description.chars().all(printable), "{description}");
         assert_eq!(answer.header("set-cookie"), None);
     }
-    // A subject comes back in the body alone.
+    // The subject is in the body only.
     for text in &hostile[..5] {
-        assert_problem(&backend.get(&KEY.mint(&claims_but("sub", json!(text)))).await, 403, "forbidden");
+        assert_problem(&backend.get(&KEY.mint(&claims_with("sub", json!(text)))).await, 403, "forbidden");
     }
 }
 
@@ -334,14 +334,14 @@ async fn any_bytes_as_a_credential_get_an_answer() {
         let answer = request(backend.address, "GET", "/", &[("authorization", bytes)]).await;
         assert_eq!(answer.status, 401, "{bytes:?}");
     }
-    // A character that no header may hold ends the matter before anyone reads it.
+    // hyper refuses a character that no header may hold.
     let answer = request(backend.address, "GET", "/", &[("authorization", b"Bearer a\0b")]).await;
     assert_eq!(answer.status, 400);
 }
 
-/// Sends the head of a request and this much of its body on a connection that is kept; returns the answer's head, and
-/// whether the connection goes on.
-async fn on_a_kept_connection(
+/// Sends a request's head and this part of its body on a persistent connection. Returns the answer's head, and whether
+/// the connection then serves another request.
+async fn send_on_a_persistent_connection(
     backend: &Backend,
     path: &str,
     credential: &str,
@@ -353,20 +353,20 @@ async fn on_a_kept_connection(
     stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
-        assert!(patiently(stream.read_buf(&mut answer)).await.unwrap() > 0, "closed without an answer");
+        assert!(within_5_s(stream.read_buf(&mut answer)).await.unwrap() > 0, "closed without an answer");
     }
     let head = String::from_utf8(answer).unwrap().split("\r\n\r\n").next().unwrap().to_lowercase();
-    // The next request on the connection gets an answer, or the connection is closed.
+    // A second request is answered, or the connection is closed.
     let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     let mut rest = Vec::new();
-    let _ = patiently(stream.read_to_end(&mut rest)).await;
+    let _ = within_5_s(stream.read_to_end(&mut rest)).await;
     (head, String::from_utf8_lossy(&rest).contains("HTTP/1.1 200 OK"))
 }
 
 #[tokio::test]
 async fn a_refusal_that_leaves_the_body_unread_closes_the_connection_and_says_so() {
     let (backend, good) = (ready().await, token());
-    let forbidden = KEY.mint(&claims_but("sub", json!("owner:x")));
+    let forbidden = KEY.mint(&claims_with("sub", json!("owner:x")));
     let small = ("content-length: 5\r\n", &b"12345"[..]);
     let pending = ("content-length: 50000\r\n", &b"12345"[..]);
     let large = vec![b'x'; 200_000];
@@ -392,16 +392,16 @@ async fn a_refusal_that_leaves_the_body_unread_closes_the_connection_and_says_so
         (&good, "/read", 200, empty, false),
         (&good, "/ignore", 200, none, false),
     ] {
-        let (head, goes_on) = on_a_kept_connection(&backend, path, credential, headers, body).await;
+        let (head, goes_on) = send_on_a_persistent_connection(&backend, path, credential, headers, body).await;
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{status}: {head}");
         assert_eq!(head.contains("\r\nconnection: close"), closes, "{path} {headers:?} {head}");
         assert_eq!(goes_on, !closes, "{path} {headers:?} {head}");
     }
 }
 
-/// A client that sends all of its body before it reads gets the answer, and no reset instead of it.
+/// A client that sends its whole body before it reads gets the answer. A reset would lose it.
 #[tokio::test]
-async fn an_upload_of_256_kib_sees_its_refusal() {
+async fn a_client_that_uploads_256_kib_can_read_its_refusal() {
     let backend = ready().await;
     for bytes in [128 * 1024, 256 * 1024] {
         for (credential, status) in [("garbage", 401), (&token(), 413)] {
@@ -413,19 +413,19 @@ async fn an_upload_of_256_kib_sees_its_refusal() {
             stream.write_all(head.as_bytes()).await.unwrap();
             for _ in 0..bytes / (16 * 1024) {
                 // The backend has time to answer and to close.
-                backend.turns().await;
+                backend.serve_other_requests().await;
                 stream.write_all(&[b'x'; 16 * 1024]).await.unwrap();
             }
             let mut answer = Vec::new();
-            patiently(stream.read_to_end(&mut answer)).await.unwrap();
+            within_5_s(stream.read_to_end(&mut answer)).await.unwrap();
             assert_eq!(Answer::parse(answer).status, status);
         }
     }
 }
 
-/// A client that waits for `100 Continue` sends no body that is refused anyway.
+/// A client that waits for `100 Continue` does not send a body for a request that is refused.
 #[tokio::test]
-async fn a_refusal_does_not_invite_the_body() {
+async fn a_refusal_sends_no_100_continue() {
     let backend = ready().await;
     let head = |credential: &str| {
         format!(
@@ -437,34 +437,34 @@ async fn a_refusal_does_not_invite_the_body() {
         let mut stream = TcpStream::connect(backend.address).await.unwrap();
         stream.write_all(head(credential).as_bytes()).await.unwrap();
         let mut answer = [0; 1024];
-        let bytes = patiently(stream.read(&mut answer)).await.unwrap();
+        let bytes = within_5_s(stream.read(&mut answer)).await.unwrap();
         assert!(answer[..bytes].starts_with(first_line.as_bytes()), "{}", String::from_utf8_lossy(&answer[..bytes]));
     }
 }
 
-/// A client that sends nothing more does not hold up the end of its connection for more than a second.
+/// A client that stops sending keeps its connection open for at most a second after the answer.
 #[tokio::test]
-async fn the_rest_of_a_body_is_awaited_for_a_second() {
+async fn waits_at_most_a_second_for_the_rest_of_a_body() {
     let backend = ready().await;
     let mut stream = TcpStream::connect(backend.address).await.unwrap();
     let head = "POST /read HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 5\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    patiently(stream.read_to_end(&mut answer)).await.unwrap();
+    within_5_s(stream.read_to_end(&mut answer)).await.unwrap();
     assert_eq!(Answer::parse(answer).status, 401);
-    backend.turns().await;
-    // The backend has said all. It still reads, so a write is not answered with a reset.
+    backend.serve_other_requests().await;
+    // The backend has sent everything. It still reads, so a write causes no reset.
     stream.write_all(b"1234").await.unwrap();
-    backend.turns().await;
+    backend.serve_other_requests().await;
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     advance(Duration::from_millis(1100)).await;
-    backend.turns().await;
+    backend.serve_other_requests().await;
     let closed = async {
         while stream.write_all(b"5").await.is_ok() {
             tokio::task::yield_now().await;
         }
     };
-    patiently(closed).await;
+    within_5_s(closed).await;
 }
 
 #[tokio::test]
@@ -476,18 +476,18 @@ async fn a_body_that_stalls_for_10_s_ends_its_request() {
         token()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    backend.turns().await;
-    // Each byte buys time.
+    backend.serve_other_requests().await;
+    // Each byte restarts the timer.
     advance(Duration::from_secs(9)).await;
     stream.write_all(b"6").await.unwrap();
-    backend.turns().await;
+    backend.serve_other_requests().await;
     advance(Duration::from_secs(9)).await;
-    backend.turns().await;
+    backend.serve_other_requests().await;
     let is_unanswered = stream.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
     assert!(is_unanswered);
     advance(Duration::from_secs(2)).await;
     let mut answer = Vec::new();
-    patiently(stream.read_to_end(&mut answer)).await.unwrap();
+    within_5_s(stream.read_to_end(&mut answer)).await.unwrap();
     let answer = Answer::parse(answer);
     assert!((400..500).contains(&answer.status), "{answer:?}");
     assert_eq!(answer.header("connection"), Some("close"));

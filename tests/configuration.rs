@@ -1,4 +1,4 @@
-//! The real binary: what it reads from its environment, and how it starts and stops.
+//! The real binary: which settings it reads from its environment, and how it starts and stops.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,12 +10,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::program::command;
-use common::{FakeIssuer, KEY, NEXT_KEY, Program, claims, claims_but, fresh_token, get, request, token};
+use common::{FakeIssuer, KEY, NEXT_KEY, Program, claims, claims_with, fresh_token, get, request, token};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Runs it to its end; returns its exit code, its standard output and its standard error. One that starts to serve is
-/// killed, and so has no code.
+/// Runs the binary, and returns its exit code, standard output and standard error. If it starts to serve, it is killed,
+/// and there is no exit code.
 fn run(variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     run_to_the_end(command().envs(variables.iter().copied()))
 }
@@ -34,17 +34,17 @@ fn run_to_the_end(command: &mut Command) -> (Option<i32>, String, String) {
 }
 
 type Variables<'a> = &'a [(&'a str, &'a str)];
-/// Project, environment, and the status that they get.
+/// Project, environment, and the status of the answer to its token.
 type Callers<'a> = &'a [(&'a str, &'a str, u16)];
 
 const PROJECT: [(&str, &str); 2] = [("OIDC_TEAM_SLUG", "acme"), ("OIDC_PROJECT_NAME", "storefront")];
 
 #[test]
-fn says_every_problem_at_once_and_binds_nothing() {
+fn reports_every_problem_at_once_and_opens_no_port() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let (code, stdout, stderr) = run(&[
-        // Taken: a process that binds before it reads the rest would say so.
+        // In use: a process that listens before it has read all settings would report this.
         ("PORT", &port),
         ("HOST", "127.0.0.1"),
         ("LOG_FORMAT", "xml"),
@@ -68,7 +68,7 @@ fn says_every_problem_at_once_and_binds_nothing() {
         "OIDC_CLOCK_LEEWAY_SECONDS",
         "OIDC_ENVIRONMENT",
         "OIDC_ISSUER",
-        // It is wrong, and it would have no effect.
+        // One error for the wrong value, and one because it would have no effect.
         "OIDC_ISSUER_MODE",
         "OIDC_ISSUER_MODE",
         "OIDC_JWKS_URL",
@@ -137,7 +137,7 @@ fn refuses_each_wrong_value_alone() {
 }
 
 #[test]
-fn refuses_to_start_until_issuer_audience_and_subject_are_settled() {
+fn refuses_to_start_without_an_issuer_audience_and_subject() {
     let (issuer, audience) = (("OIDC_ISSUER", "https://issuer.test"), ("OIDC_AUDIENCE", "https://api.test"));
     let (subject, global) = (("OIDC_SUBJECT", "owner:acme:*"), ("OIDC_ISSUER_MODE", "global"));
     let cases: [(Variables, &[&str]); 12] = [
@@ -151,7 +151,7 @@ fn refuses_to_start_until_issuer_audience_and_subject_are_settled() {
         (&[audience, subject], &["OIDC_TEAM_SLUG"]),
         (&[global, subject], &["OIDC_TEAM_SLUG"]),
         (&[global, audience], &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"]),
-        // Half of what same-project mode needs, and all of it where the operator has chosen otherwise.
+        // Same-project mode needs both variables of Vercel, and no trust variable.
         (&[("VERCEL_PROJECT_ID", "prj_1")], &["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME"]),
         (
             &[("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_ENV", "production"), ("OIDC_OWNER_ID", "team_1")],
@@ -166,7 +166,7 @@ fn refuses_to_start_until_issuer_audience_and_subject_are_settled() {
 }
 
 #[test]
-fn a_variable_that_is_not_text_is_a_problem_and_not_unset() {
+fn a_variable_that_is_not_utf8_is_an_error() {
     use std::os::unix::ffi::OsStrExt;
     let names = ["OIDC_TEAM_SLUG", "OIDC_PROJECT_NAME", "OIDC_ISSUER", "OIDC_OWNER_ID", "OIDC_SUBJECT", "PORT"];
     let alone = ["VERCEL_PROJECT_ID", "VERCEL_ENV"];
@@ -183,7 +183,7 @@ fn a_variable_that_is_not_text_is_a_problem_and_not_unset() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_no_problem_of_the_settings() {
+fn exits_with_1_if_the_port_is_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let (code, _, stderr) = run(&[PROJECT[0], PROJECT[1], ("HOST", "127.0.0.1"), ("PORT", &port)]);
@@ -192,7 +192,7 @@ fn a_port_that_is_taken_is_no_problem_of_the_settings() {
 }
 
 #[tokio::test]
-async fn trusts_whom_the_settings_name() {
+async fn trusts_the_callers_that_the_settings_name() {
     let issuer = FakeIssuer::start(&KEY).await;
     let subject = |project: &str, environment: &str| format!("owner:acme:project:{project}:environment:{environment}");
     let cases: [(Variables, Callers); 3] = [
@@ -214,16 +214,16 @@ async fn trusts_whom_the_settings_name() {
     for (variables, callers) in cases {
         let backend = Program::start(&issuer, variables).await;
         for (project, environment, status) in callers {
-            let token = KEY.mint(&claims_but("sub", json!(subject(project, environment))));
+            let token = KEY.mint(&claims_with("sub", json!(subject(project, environment))));
             assert_eq!(get(backend.address, &token).await.status, *status, "{variables:?} {project} {environment}");
         }
     }
 }
 
 #[tokio::test]
-async fn settles_issuer_and_audience() {
+async fn accepts_the_configured_issuer_and_audience() {
     let issuer = FakeIssuer::start(&KEY).await;
-    let mut other = claims_but("iss", json!("https://oidc.vercel.com"));
+    let mut other = claims_with("iss", json!("https://oidc.vercel.com"));
     let global = KEY.mint(&other);
     other["iss"] = json!("https://issuer.test");
     other["aud"] = json!("https://b.test");
@@ -245,12 +245,12 @@ async fn settles_issuer_and_audience() {
     }
 }
 
-/// A leeway of 0 to 300 s, 30 if unset.
+/// The leeway is 0 to 300 s, and 30 s if it is unset.
 #[tokio::test]
-async fn allows_for_skewed_clocks() {
+async fn allows_clock_skew_up_to_the_leeway() {
     let issuer = FakeIssuer::start(&KEY).await;
     let now = local::unix_seconds(SystemTime::now());
-    let expired = |seconds| KEY.mint(&claims_but("exp", json!(now - seconds)));
+    let expired = |seconds| KEY.mint(&claims_with("exp", json!(now - seconds)));
     for (leeway, good, bad) in [("", 10, 40), ("300", 250, 310), ("60", 40, 70)] {
         let backend = Program::start(&issuer, &[("OIDC_CLOCK_LEEWAY_SECONDS", leeway)]).await;
         assert_eq!(get(backend.address, &expired(good)).await.status, 200, "{leeway}");
@@ -266,18 +266,18 @@ async fn finds_the_keys_below_the_issuer() {
     let url = format!("http://{}", issuer.address);
     let variables = [("OIDC_ISSUER", url.as_str()), ("OIDC_JWKS_URL", "")];
     let backend = Program::start(&issuer, &variables).await;
-    assert_eq!(get(backend.address, &KEY.mint(&claims_but("iss", json!(url)))).await.status, 200);
+    assert_eq!(get(backend.address, &KEY.mint(&claims_with("iss", json!(url)))).await.status, 200);
     assert_eq!(issuer.paths(), ["/.well-known/jwks"]);
 }
 
-/// Same-project mode has its keys from Vercel, so this test sees only the start and its log.
+/// Same-project mode fetches its keys from Vercel, so this test checks only the start and its log.
 #[tokio::test]
 async fn trusts_its_own_project_if_nothing_is_set() {
     let deployment = [("VERCEL_PROJECT_ID", "prj_1"), ("VERCEL_TARGET_ENV", "staging"), ("VERCEL_ENV", "preview")];
     for (variables, environment) in [(&deployment[..], "staging"), (&[deployment[0], deployment[2]], "preview")] {
         let mut command = command();
         command.envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("OIDC_TEAM_SLUG", " ")]).envs(variables.iter().copied());
-        // No name is looked up, and nothing is sent: there is no proxy at port 1.
+        // No proxy listens at port 1, so nothing is resolved or sent.
         command.env("HTTPS_PROXY", "http://127.0.0.1:1");
         let mut backend = Program::spawn(command).await;
         backend.prints("listening").await;
@@ -302,7 +302,7 @@ async fn warns_of_each_wildcard() {
     assert!(warning.contains("owner:acme:project:*:environment:production"), "{warning}");
 }
 
-/// A slug that is given up can be taken by somebody else, who then gets tokens with the same names.
+/// A slug that is given up can be taken by someone else, who then gets tokens with the same names.
 #[tokio::test]
 async fn warns_if_trust_rests_on_names() {
     let by_names = warnings(&[]).await;
@@ -323,7 +323,7 @@ async fn logs_one_json_object_a_line() {
         [("authorization", authorization.as_bytes()), ("x-vercel-id", b"fra1::x"), ("traceparent", b"00-1-2-01")];
     assert_eq!(request(backend.address, "GET", "/?secret=1", &headers).await.status, 200);
     assert_eq!(get(backend.address, "garbage").await.status, 401);
-    assert_eq!(get(backend.address, &KEY.mint(&claims_but("sub", json!("owner:x")))).await.status, 403);
+    assert_eq!(get(backend.address, &KEY.mint(&claims_with("sub", json!("owner:x")))).await.status, 403);
     backend.signal("TERM");
     let (code, output) = backend.end().await;
     assert_eq!(code, Some(0));
@@ -340,14 +340,14 @@ async fn logs_one_json_object_a_line() {
     assert_eq!((&refused["level"], &refused["code"]), (&json!("INFO"), &json!("invalid_token")));
     assert!(refused["reason"].as_str().unwrap().contains("compact JWS") && refused["sub"].is_null());
     assert_eq!((&forbidden["level"], &forbidden["code"]), (&json!("INFO"), &json!("forbidden")));
-    // For the operator, it says what would be accepted.
+    // The reason in the log says what would be accepted.
     let reason = forbidden["reason"].as_str().unwrap();
     assert!(reason.contains("`owner:x`") && reason.contains(claims()["sub"].as_str().unwrap()), "{reason}");
     assert!(!output.contains("secret"), "{output}");
 }
 
 #[tokio::test]
-async fn logs_what_rust_log_lets() {
+async fn rust_log_filters_the_log() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Program::start(&issuer, &[("RUST_LOG", "backend=info")]).await;
     assert_eq!(get(backend.address, &token()).await.status, 200);
@@ -357,7 +357,7 @@ async fn logs_what_rust_log_lets() {
     assert!(output.contains("refused a request") && !output.contains("answered a request"), "{output}");
 }
 
-/// It stops accepting, finishes what is in flight, and ends well.
+/// It accepts no more connections, answers the requests in flight, and exits with 0.
 #[tokio::test]
 async fn stops_gracefully() {
     for signal in ["TERM", "INT"] {
@@ -371,13 +371,13 @@ async fn stops_gracefully() {
         let mut idle = tokio::net::TcpStream::connect(address).await.unwrap();
         idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
-        // The start's fetch has ended, so this is the request's own: it is in flight.
-        issuer.asked(2).await;
+        // The first fetch was the start's. The second is for this request, so the request is in flight.
+        issuer.wait_for_fetches(2).await;
         backend.signal(signal);
         backend.prints("stopping").await;
         refuses_connections(address);
         assert!(!in_flight.is_finished());
-        // A connection that is kept for later isn't in flight.
+        // An idle connection is closed at once.
         assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
         issuer.release();
         assert_eq!(in_flight.await.unwrap().status, 200, "{signal}");
@@ -385,17 +385,17 @@ async fn stops_gracefully() {
     }
 }
 
-/// The listener goes a moment after the log says so.
+/// The listener closes a moment after the log line.
 fn refuses_connections(address: SocketAddr) {
-    let patience = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(5);
     while TcpStream::connect(address).is_ok() {
-        assert!(Instant::now() < patience, "it still listens");
+        assert!(Instant::now() < deadline, "the backend still listens");
     }
 }
 
-/// Keys that changed while it was stopped are no matter: it starts anew.
+/// The keys change while the backend is stopped.
 #[tokio::test]
-async fn keeps_nothing_over_a_restart() {
+async fn fetches_the_keys_again_after_a_restart() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Program::start(&issuer, &[]).await;
     assert_eq!(get(backend.address, &token()).await.status, 200);

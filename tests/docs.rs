@@ -102,9 +102,9 @@ fn the_readme_has_at_most_200_lines() {
 
 /// A heading's anchor, as GitHub makes it.
 fn anchor(heading: &str) -> String {
-    let kept = heading.to_lowercase();
-    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    let anchor = heading.to_lowercase();
+    let anchor = anchor.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    anchor.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Where the backend's keys come from: a life cycle seen from both sides, with the clock moved and each fetch counted.
+//! When the backend fetches the issuer's keys, and what it answers meanwhile. The tests move the clock and count each
+//! fetch.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,12 +21,12 @@ async fn status(backend: &Backend, path: &str) -> u16 {
     request(backend.address, "GET", path, &[]).await.status
 }
 
-/// A backend whose first fetch waits for the issuer.
+/// A backend whose first fetch waits, because the issuer holds its answer back.
 async fn starting() -> (FakeIssuer, Backend) {
     let issuer = FakeIssuer::start(&KEY).await;
     issuer.hold();
     let backend = Backend::start(&issuer).await;
-    issuer.asked(1).await;
+    issuer.wait_for_fetches(1).await;
     (issuer, backend)
 }
 
@@ -36,7 +37,7 @@ fn later(backend: &Backend, token: String) -> tokio::task::JoinHandle<common::An
 }
 
 #[tokio::test]
-async fn fetches_once_at_the_start_and_holds_nobody_up() {
+async fn fetches_once_at_the_start_without_delaying_requests() {
     let (issuer, backend) = starting().await;
     assert_eq!(status(&backend, "/healthz").await, 200);
     let waiting = later(&backend, token());
@@ -50,13 +51,13 @@ async fn fetches_once_at_the_start_and_holds_nobody_up() {
     assert_eq!(issuer.fetches(), 1);
 }
 
-/// A readiness probe that waits sees the first keys as soon as they are here.
+/// A waiting readiness probe is answered when the first fetch ends.
 #[tokio::test]
 async fn readiness_waits_for_the_first_keys() {
     let (issuer, backend) = starting().await;
     let address = backend.address;
     let probe = tokio::spawn(async move { request(address, "GET", "/readyz", &[]).await.status });
-    backend.turns().await;
+    backend.serve_other_requests().await;
     assert!(!probe.is_finished());
     issuer.release();
     assert_eq!((probe.await.unwrap(), issuer.fetches()), (200, 1));
@@ -70,7 +71,7 @@ async fn is_not_ready_without_usable_keys() {
     let answer = request(backend.address, "GET", "/readyz", &[]).await;
     assert_eq!((answer.status, answer.code()), (503, "keys_unavailable".into()));
     assert_eq!(answer.header("retry-after"), Some("1"));
-    // Probes don't cause more fetches than tokens do.
+    // The cooldown applies to probes as to tokens.
     for _ in 0..5 {
         assert_eq!(status(&backend, "/readyz").await, 503);
     }
@@ -81,7 +82,7 @@ async fn is_not_ready_without_usable_keys() {
     assert_eq!(backend.get(&token()).await.status, 200);
 }
 
-/// Otherwise all replicas would drop out together after an hour without requests.
+/// Otherwise no replica would be ready after an hour without requests.
 #[tokio::test]
 async fn is_ready_after_an_idle_hour() {
     let issuer = FakeIssuer::start(&KEY).await;
@@ -90,7 +91,7 @@ async fn is_ready_after_an_idle_hour() {
     assert_eq!((status(&backend, "/readyz").await, issuer.fetches()), (200, 2));
 }
 
-/// A probe does not wait for the issuer while the keys it knows are usable.
+/// A probe does not wait for a fetch while usable keys are held.
 #[tokio::test]
 async fn readiness_refreshes_old_keys_in_the_background() {
     let issuer = FakeIssuer::start(&KEY).await;
@@ -99,7 +100,7 @@ async fn readiness_refreshes_old_keys_in_the_background() {
     issuer.hold();
     advance(MINUTE).await;
     assert_eq!(status(&backend, "/readyz").await, 200);
-    issuer.asked(2).await;
+    issuer.wait_for_fetches(2).await;
     assert_eq!(status(&backend, "/readyz").await, 200);
     issuer.release();
     backend.fetches_ended(2).await;
@@ -112,13 +113,13 @@ async fn keys_of_9_minutes_are_refreshed_in_the_background() {
     let backend = Backend::start_ready(&issuer).await;
     advance(9 * MINUTE - SECOND).await;
     assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
-    backend.turns().await;
+    backend.serve_other_requests().await;
     assert_eq!(issuer.fetches(), 1);
     advance(2 * SECOND).await;
     issuer.hold();
     issuer.serve_keys(&[&NEXT_KEY]);
     let cached = token();
-    // They answer at once, however many requests there are, and there is one fetch.
+    // All requests are answered at once, and there is one fetch.
     let mut requests = JoinSet::new();
     requests.spawn(later(&backend, cached.clone()));
     for _ in 0..20 {
@@ -127,20 +128,20 @@ async fn keys_of_9_minutes_are_refreshed_in_the_background() {
     while let Some(answer) = requests.join_next().await {
         assert_eq!(answer.unwrap().unwrap().status, 200);
     }
-    issuer.asked(2).await;
+    issuer.wait_for_fetches(2).await;
     issuer.release();
     backend.fetches_ended(2).await;
     assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
     assert_eq!(backend.get(&cached).await.status, 401);
-    // From then on they are fresh again.
+    // The keys are fresh again.
     advance(8 * MINUTE).await;
     assert_eq!(backend.get(&fresh_token(&NEXT_KEY)).await.status, 200);
-    backend.turns().await;
-    // The second is of the `kid` that had left.
+    backend.serve_other_requests().await;
+    // The unknown `kid` of the withdrawn key caused the third fetch.
     assert_eq!(issuer.fetches(), 3);
 }
 
-/// The promise: a withdrawn key is accepted for at most 10 minutes while the issuer can be reached.
+/// A withdrawn key is accepted for at most 10 minutes while the issuer can be reached.
 #[tokio::test]
 async fn a_request_waits_if_the_keys_are_10_minutes_old() {
     for idle in [10 * MINUTE, 59 * MINUTE] {
@@ -156,9 +157,9 @@ async fn a_request_waits_if_the_keys_are_10_minutes_old() {
     }
 }
 
-/// An attempt that failed long ago is no excuse.
+/// A fetch that failed 50 minutes ago does not let a request use old keys.
 #[tokio::test]
-async fn a_failed_refresh_does_not_excuse_a_later_request() {
+async fn a_request_waits_for_fresh_keys_if_a_refresh_failed_long_ago() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
     issuer.serve(500, "", "");
@@ -179,12 +180,12 @@ async fn old_keys_answer_at_once_during_an_outage() {
     issuer.serve(500, "", "");
     advance(10 * MINUTE).await;
     assert_eq!((backend.get(&fresh_token(&KEY)).await.status, issuer.fetches()), (200, 2));
-    // The next attempts come every 30 s and in the background.
+    // The next attempts run in the background, one every 30 s.
     for fetches in 3..5 {
         issuer.hold();
         advance(31 * SECOND).await;
         assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
-        issuer.asked(fetches).await;
+        issuer.wait_for_fetches(fetches).await;
         issuer.release();
         backend.fetches_ended(fetches).await;
     }
@@ -192,8 +193,8 @@ async fn old_keys_answer_at_once_during_an_outage() {
     issuer.hold();
     advance(61 * SECOND).await;
     let waiting = later(&backend, fresh_token(&KEY));
-    issuer.asked(5).await;
-    backend.turns().await;
+    issuer.wait_for_fetches(5).await;
+    backend.serve_other_requests().await;
     assert!(!waiting.is_finished());
     issuer.release();
     assert_eq!(waiting.await.unwrap().status, 200);
@@ -209,7 +210,7 @@ async fn a_failed_background_fetch_is_tried_again_after_30_s() {
     backend.fetches_ended(2).await;
     advance(29 * SECOND).await;
     assert_eq!(backend.get(&token()).await.status, 200);
-    backend.turns().await;
+    backend.serve_other_requests().await;
     assert_eq!(issuer.fetches(), 2);
     advance(SECOND).await;
     assert_eq!(backend.get(&token()).await.status, 200);
@@ -236,7 +237,7 @@ async fn keys_serve_for_at_most_an_hour_after_the_last_good_fetch() {
     assert_eq!(backend.get(&cached).await.status, 200);
 }
 
-/// Without keys, the next attempt comes after 1, 2, 4 … up to 30 s. Tokens in between cause no fetch.
+/// Without keys, the next attempt is after 1, 2, 4 … up to 30 s. Tokens in between cause no fetch.
 #[tokio::test]
 async fn a_failed_first_fetch_is_tried_again_at_growing_intervals() {
     let issuer = FakeIssuer::start(&KEY).await;
@@ -249,7 +250,7 @@ async fn a_failed_first_fetch_is_tried_again_at_growing_intervals() {
             assert_eq!(answer.header("retry-after"), Some(&*seconds.to_string()));
         }
         assert_eq!(status(&backend, "/readyz").await, 503);
-        // What is refused without a key asks for none.
+        // A token that is refused without a key causes no fetch.
         assert_eq!((backend.get("garbage").await.status, issuer.fetches()), (401, fetches));
         advance(seconds * SECOND).await;
         assert_eq!((backend.get(&token()).await.status, issuer.fetches()), (503, fetches + 1));
@@ -257,13 +258,13 @@ async fn a_failed_first_fetch_is_tried_again_at_growing_intervals() {
     issuer.serve_keys(&[&KEY]);
     advance(30 * SECOND).await;
     assert_eq!((backend.get(&token()).await.status, issuer.fetches()), (200, 9));
-    // Without keys no `kid` was unknown, so the failures hold back no fetch for a new one.
+    // While no keys were held, no `kid` counted as unknown. So a new `kid` causes a fetch at once.
     issuer.serve_keys(&[&KEY, &NEXT_KEY]);
     assert_eq!((backend.get(&fresh_token(&NEXT_KEY)).await.status, issuer.fetches()), (200, 10));
 }
 
 #[tokio::test]
-async fn an_unknown_kid_triggers_one_fetch_for_all_who_wait() {
+async fn an_unknown_kid_triggers_one_fetch_for_all_waiting_requests() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
     issuer.hold();
@@ -271,15 +272,15 @@ async fn an_unknown_kid_triggers_one_fetch_for_all_who_wait() {
     for of in 0..50 {
         requests.spawn(later(&backend, token_of_kid(&format!("unknown-{}", of % 5))));
     }
-    issuer.asked(2).await;
-    // Those who need no fetch don't wait for it.
+    issuer.wait_for_fetches(2).await;
+    // A request whose key is held does not wait for the fetch.
     assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200);
     issuer.release();
     while let Some(answer) = requests.join_next().await {
         assert_eq!(answer.unwrap().unwrap().status, 401);
     }
     assert_eq!(issuer.fetches(), 2);
-    // Within the cooldown no other is asked for either.
+    // Within the cooldown, another unknown `kid` causes no fetch.
     assert_eq!(backend.get(&token_of_kid("another")).await.status, 401);
     advance(29 * SECOND).await;
     assert_eq!(backend.get(&token_of_kid("another")).await.status, 401);
@@ -290,10 +291,10 @@ async fn an_unknown_kid_triggers_one_fetch_for_all_who_wait() {
 }
 
 #[tokio::test]
-async fn a_fetch_that_was_started_for_another_reason_counts_as_well() {
+async fn a_fetch_for_another_reason_starts_the_cooldown_too() {
     let (issuer, backend) = starting().await;
     let waiting = later(&backend, token_of_kid("unknown"));
-    backend.turns().await;
+    backend.serve_other_requests().await;
     issuer.release();
     assert_eq!(waiting.await.unwrap().status, 401);
     assert_eq!(backend.get(&token_of_kid("another")).await.status, 401);
@@ -311,9 +312,9 @@ async fn a_fetch_that_brought_the_key_starts_no_cooldown() {
     assert_eq!(issuer.fetches(), 3);
 }
 
-/// "Unknown" is the issuer's word. Where it can't be asked, nobody can tell.
+/// If the issuer can't be reached, whether it has the key is not known.
 #[tokio::test]
-async fn an_unknown_kid_is_no_verdict_while_the_issuer_is_down() {
+async fn an_unknown_kid_is_answered_with_503_while_the_issuer_is_down() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
     issuer.serve(500, "", "");
@@ -326,7 +327,7 @@ async fn an_unknown_kid_is_no_verdict_while_the_issuer_is_down() {
     assert_eq!(issuer.fetches(), 2);
     let retry_after = answers.iter().map(|answer| answer.header("retry-after").unwrap()).collect::<Vec<_>>();
     assert_eq!(retry_after, ["30", "30", "1"]);
-    // Known keys serve on.
+    // Held keys still serve.
     assert_eq!(backend.get(&token()).await.status, 200);
     issuer.serve_keys(&[&KEY, &NEXT_KEY]);
     advance(SECOND).await;
@@ -335,7 +336,7 @@ async fn an_unknown_kid_is_no_verdict_while_the_issuer_is_down() {
 }
 
 #[tokio::test]
-async fn a_fetch_outlives_the_one_who_asked_for_it() {
+async fn a_fetch_continues_if_its_client_disconnects() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
     issuer.hold();
@@ -343,10 +344,10 @@ async fn a_fetch_outlives_the_one_who_asked_for_it() {
     let mut leaves = TcpStream::connect(backend.address).await.unwrap();
     let request = format!("GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", fresh_token(&NEXT_KEY));
     leaves.write_all(request.as_bytes()).await.unwrap();
-    issuer.asked(2).await;
+    issuer.wait_for_fetches(2).await;
     let stays = later(&backend, fresh_token(&NEXT_KEY));
     drop(leaves);
-    // An answer to somebody else: the backend has had time to see that the client is gone.
+    // After this answer, the backend has had time to see that the client has disconnected.
     assert_eq!(status(&backend, "/healthz").await, 200);
     issuer.release();
     assert_eq!(stays.await.unwrap().status, 200);
@@ -354,14 +355,14 @@ async fn a_fetch_outlives_the_one_who_asked_for_it() {
 }
 
 #[tokio::test]
-async fn a_cooldown_starts_even_if_nobody_is_left_to_hear_of_it() {
+async fn a_cooldown_starts_even_if_all_waiting_requests_are_gone() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
     issuer.hold();
     let mut leaves = TcpStream::connect(backend.address).await.unwrap();
     let request = format!("GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", token_of_kid("unknown"));
     leaves.write_all(request.as_bytes()).await.unwrap();
-    issuer.asked(2).await;
+    issuer.wait_for_fetches(2).await;
     drop(leaves);
     assert_eq!(status(&backend, "/healthz").await, 200);
     issuer.release();
@@ -371,7 +372,7 @@ async fn a_cooldown_starts_even_if_nobody_is_left_to_hear_of_it() {
 }
 
 #[tokio::test]
-async fn a_key_that_has_left_is_refused_from_the_next_fetch_on() {
+async fn a_withdrawn_key_is_refused_after_the_next_fetch() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start_ready(&issuer).await;
     let cached = token();
@@ -440,52 +441,52 @@ async fn a_bad_document_never_replaces_good_keys() {
     let backend = Backend::start_ready(&issuer).await;
     for (index, serve) in bodies.iter().enumerate() {
         serve();
-        // More than the cooldown, and less than the 60 s after which a request waits again.
+        // More than the cooldown of 30 s, and less than the 60 s after which a request waits again.
         advance(31 * SECOND).await;
         let answer = backend.get(&fresh_token(&NEXT_KEY)).await;
         assert_eq!((answer.status, issuer.fetches()), (503, index + 2), "reply {index}");
         assert_eq!(backend.get(&fresh_token(&KEY)).await.status, 200, "reply {index}");
     }
-    assert_eq!(other.fetches(), 0, "it followed a redirect");
+    assert_eq!(other.fetches(), 0, "the fetch followed a redirect");
 }
 
-/// A document of exactly so many bytes, the rest of them spaces.
+/// The document, padded with spaces to this many bytes.
 fn padded(document: &str, bytes: usize) -> String {
     format!("{document}{}", " ".repeat(bytes - document.len()))
 }
 
 #[tokio::test]
-async fn takes_a_document_of_256_kib() {
+async fn accepts_a_document_of_256_kib() {
     let issuer = FakeIssuer::start(&KEY).await;
     issuer.serve(200, "", padded(&json!({ "keys": [KEY.jwk()] }).to_string(), 256 * 1024));
     let backend = Backend::start(&issuer).await;
     assert_eq!(backend.get(&token()).await.status, 200);
 }
 
-/// An issuer that accepts and says nothing, or starts and doesn't end, costs 5 s.
+/// A fetch from an issuer that accepts the connection and never answers fails after 5 s.
 #[tokio::test]
 async fn a_fetch_takes_5_s_at_most() {
     let (issuer, backend) = starting().await;
     let waiting = later(&backend, token());
-    // Its answer shows that the request before it is being answered too.
+    // After this answer, the backend has also read the request before.
     assert_eq!(status(&backend, "/healthz").await, 200);
     advance(4 * SECOND).await;
     assert_eq!(status(&backend, "/healthz").await, 200);
     assert!(!waiting.is_finished());
     advance(SECOND).await;
-    assert_eq!(common::patiently(waiting).await.unwrap().status, 503);
+    assert_eq!(common::within_5_s(waiting).await.unwrap().status, 503);
     assert_eq!(issuer.fetches(), 1);
 }
 
 #[tokio::test]
-async fn odd_keys_spoil_no_other() {
+async fn an_unusable_key_affects_no_other_key() {
     let issuer = FakeIssuer::start(&KEY).await;
     let but = |name: &str, value: serde_json::Value| {
         let mut jwk = KEY.jwk();
         jwk[name] = value;
         jwk
     };
-    let odd = vec![
+    let unusable = vec![
         json!(null),
         json!("key"),
         json!([]),
@@ -502,14 +503,14 @@ async fn odd_keys_spoil_no_other() {
         but("n", json!("!")),
         but("n", json!("AQAB")),
     ];
-    issuer.serve_jwks(odd.into_iter().chain([KEY.jwk()]).collect());
+    issuer.serve_jwks(unusable.into_iter().chain([KEY.jwk()]).collect());
     let backend = Backend::start(&issuer).await;
     assert_eq!(backend.get(&KEY.mint(&claims())).await.status, 200);
 }
 
-/// What the environment calls a proxy isn't asked for what is on this very machine.
+/// The proxy variables of the environment don't apply to loopback.
 #[tokio::test]
-async fn fetches_from_loopback_past_any_proxy() {
+async fn fetches_from_loopback_without_the_proxy() {
     let (issuer, proxy) = (FakeIssuer::start(&KEY).await, FakeIssuer::start(&NEXT_KEY).await);
     let proxy_url = format!("http://{}", proxy.address);
     let variables = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, proxy_url.as_str()));

@@ -1,5 +1,4 @@
-//! The backend under pressure: clients that are slow, idle, too many or hostile, and a log that nothing reads. It still
-//! serves the others.
+//! The backend under pressure: clients that are slow, idle or hostile, too many connections, and a blocked log.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use common::program::{command, trusting};
 use common::{Answer, Backend, FORGED_KEY, FakeIssuer, KEY, Program, advance, claims, exchange, fresh_token, token};
-use common::{patiently, request, token_of_kid};
+use common::{request, token_of_kid, within_5_s};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// All that still comes on this connection, until the other side closes it.
+/// Reads until the other side closes the connection.
 async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
-    // A reset ends it as well.
-    let _ = patiently(stream.read_to_end(&mut rest)).await;
+    // A reset also closes the connection.
+    let _ = within_5_s(stream.read_to_end(&mut rest)).await;
     rest
 }
 
@@ -35,7 +34,7 @@ async fn is_healthy(address: SocketAddr) -> bool {
     request(address, "GET", "/healthz", &[]).await.status == 200
 }
 
-/// Idle time and an incomplete head count together.
+/// The limit is on idle time and the time of an incomplete head together.
 #[tokio::test]
 async fn a_connection_without_a_whole_head_is_closed_after_75_s() {
     let backend = Backend::start_ready(&FakeIssuer::start(&KEY).await).await;
@@ -45,11 +44,11 @@ async fn a_connection_without_a_whole_head_is_closed_after_75_s() {
         stream.write_all(sent.as_bytes()).await.unwrap();
         streams.push(stream);
     }
-    // A later connection is served, so those before it have been accepted.
+    // A later connection is served, so all earlier connections have been accepted.
     assert!(is_healthy(backend.address).await);
     for _ in 0..2 {
         advance(37 * SECOND).await;
-        // A byte now and then buys no time.
+        // A byte does not restart the timer.
         streams[3].write_all(b"x").await.unwrap();
         assert!(is_healthy(backend.address).await);
     }
@@ -61,27 +60,27 @@ async fn a_connection_without_a_whole_head_is_closed_after_75_s() {
     assert!(is_healthy(backend.address).await);
 }
 
-/// Load balancers keep idle connections for 60 s and then expect to use them.
+/// Load balancers reuse connections that have been idle for up to 60 s.
 #[tokio::test]
-async fn a_kept_connection_serves_for_75_s_after_each_answer() {
+async fn an_idle_connection_can_be_reused_for_75_s() {
     let backend = Backend::start_ready(&FakeIssuer::start(&KEY).await).await;
-    let mut kept = TcpStream::connect(backend.address).await.unwrap();
-    for quiet in [0, 11, 60, 74, 74] {
-        advance(quiet * SECOND).await;
+    let mut reused = TcpStream::connect(backend.address).await.unwrap();
+    for idle in [0, 11, 60, 74, 74] {
+        advance(idle * SECOND).await;
         // The head takes half a second.
-        kept.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        reused.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
         assert!(is_healthy(backend.address).await);
         advance(SECOND / 2).await;
-        kept.write_all(b"host: x\r\n\r\n").await.unwrap();
-        read_answer(&mut kept).await;
+        reused.write_all(b"host: x\r\n\r\n").await.unwrap();
+        read_answer(&mut reused).await;
     }
     advance(74 * SECOND).await;
-    assert!(is_healthy(backend.address).await && is_open(&kept));
+    assert!(is_healthy(backend.address).await && is_open(&reused));
     advance(2 * SECOND).await;
-    assert_eq!(rest(&mut kept).await, b"");
+    assert_eq!(rest(&mut reused).await, b"");
 }
 
-/// The limit is for idle connections. This request waits for the issuer's keys.
+/// The limit is on idle connections only. This request takes longer.
 #[tokio::test]
 async fn a_request_in_flight_is_not_idle() {
     let issuer = FakeIssuer::start(&KEY).await;
@@ -99,30 +98,30 @@ async fn a_request_in_flight_is_not_idle() {
         assert!(is_healthy(backend.address).await);
         advance(70 * SECOND).await;
     }
-    assert_eq!(patiently(waiting).await.unwrap().body, "late");
+    assert_eq!(within_5_s(waiting).await.unwrap().body, "late");
 }
 
 #[tokio::test]
-async fn a_head_is_bounded() {
+async fn the_size_of_a_head_is_limited() {
     let backend = Backend::start_ready(&FakeIssuer::start(&KEY).await).await;
     let head =
         |bytes: usize| format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n", "x".repeat(bytes));
     assert_eq!(Answer::parse(exchange(backend.address, head(60 * 1024).as_bytes()).await).status, 401);
     let mut stream = TcpStream::connect(backend.address).await.unwrap();
-    // It may be refused before all of it is sent.
+    // The backend may refuse the head before it has arrived in full.
     let _ = stream.write_all(head(1024 * 1024).as_bytes()).await;
     let answer = rest(&mut stream).await;
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
 }
 
-/// The client sends and sends, and reads no answer: the backend reads no further, and then hangs up.
+/// The client sends requests and reads no answer. The backend stops reading, and then closes the connection.
 #[tokio::test]
 async fn a_client_that_stops_reading_is_dropped_after_10_s() {
     let backend = Backend::start_ready(&FakeIssuer::start(&KEY).await).await;
     let mut stream = TcpStream::connect(backend.address).await.unwrap();
     let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
     let (mut written, mut stuck) = (0, 0);
-    // Both ends are on this thread: once nothing moves in so many rounds, nothing moves at all.
+    // Both ends run on this thread. After 1000 rounds without progress, the backend has stopped reading.
     while stuck < 1000 {
         match stream.try_write(&requests.as_bytes()[written % requests.len()..]) {
             Ok(bytes) => (written, stuck) = (written + bytes, 0),
@@ -137,8 +136,8 @@ async fn a_client_that_stops_reading_is_dropped_after_10_s() {
     assert!(answers > 0 && answers < written / (requests.len() / 1000), "{answers} answers");
 }
 
-/// Sends a request on a connection that is kept, and reads the answer to it.
-async fn ask_again(stream: &mut TcpStream) {
+/// Sends a request on an open connection, and reads the answer.
+async fn request_again(stream: &mut TcpStream) {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_answer(stream).await;
 }
@@ -151,38 +150,39 @@ async fn read_answer(stream: &mut TcpStream) {
     assert!(answer.starts_with(b"HTTP/1.1 200 "));
 }
 
-/// Opens more connections than there may be, and leaves them idle. The longest idle are closed; requests are served.
-async fn crowd(allowed: usize, command: Command) {
+/// Opens more connections than are allowed, and leaves them idle. The backend closes those that have been idle longest,
+/// and serves requests.
+async fn open_too_many_connections(allowed: usize, command: Command) {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Program::spawn(trusting(&issuer, command)).await;
     assert_eq!(common::get(backend.address, &token()).await.status, 200);
-    // The oldest of the connections, but not the longest idle.
-    let mut kept = TcpStream::connect(backend.address).await.unwrap();
+    // The oldest connection, but not the one that has been idle longest.
+    let mut reused = TcpStream::connect(backend.address).await.unwrap();
     let mut half_open = Vec::new();
     for count in 0..allowed + 10 {
         if count % 50 == 0 {
-            // A later connection is served: all before it have been accepted, and idle since then at the latest.
+            // A later connection is served, so all earlier connections have been accepted and are idle.
             assert!(is_healthy(backend.address).await);
-            ask_again(&mut kept).await;
+            request_again(&mut reused).await;
         }
         let mut stream = TcpStream::connect(backend.address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
         half_open.push(stream);
     }
     for _ in 0..20 {
-        // Sooner than the idle ones would be closed for being idle.
-        let answer = patiently(common::get(backend.address, &fresh_token(&KEY))).await;
+        // The answer arrives before any connection reaches its idle limit.
+        let answer = within_5_s(common::get(backend.address, &fresh_token(&KEY))).await;
         assert_eq!(answer.status, 200);
     }
-    ask_again(&mut kept).await;
+    request_again(&mut reused).await;
     for stream in &mut half_open[..10] {
         assert_eq!(rest(stream).await, b"");
     }
-    // Those that came last are still there.
+    // The newest connections are still open.
     assert!(half_open[allowed * 9 / 10..].iter().all(is_open));
 }
 
-/// A backend that is allowed so few files that 100 connections are its most.
+/// A backend whose limit on open files allows 100 connections.
 fn with_few_files() -> Command {
     let mut command = Command::new("sh");
     command.env_clear().args(["-c", "ulimit -n 164 && exec \"$0\"", env!("CARGO_BIN_EXE_backend")]);
@@ -191,33 +191,33 @@ fn with_few_files() -> Command {
 
 #[tokio::test]
 async fn with_few_files_the_longest_idle_connection_is_closed() {
-    crowd(100, with_few_files()).await;
+    open_too_many_connections(100, with_few_files()).await;
 }
 
-/// The limit is on how many there are at once.
+/// The limit counts open connections only.
 #[tokio::test]
-async fn ended_connections_count_no_more() {
+async fn an_ended_connection_does_not_count() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Program::spawn(trusting(&issuer, with_few_files())).await;
-    let mut kept = TcpStream::connect(backend.address).await.unwrap();
-    ask_again(&mut kept).await;
+    let mut reused = TcpStream::connect(backend.address).await.unwrap();
+    request_again(&mut reused).await;
     for _ in 0..250 {
         assert!(is_healthy(backend.address).await);
     }
-    ask_again(&mut kept).await;
+    request_again(&mut reused).await;
 }
 
-/// Not every system allows so many files, and a test can't count as skipped by itself. The one before this tests the
-/// same at 100 connections.
+/// Not every system allows so many open files, so this test is ignored by default.
+/// `with_few_files_the_longest_idle_connection_is_closed` tests the same at 100 connections.
 #[tokio::test]
 #[ignore = "needs 10,200 open files: cargo test --test pressure -- --ignored"]
 async fn of_more_than_10_000_connections_the_longest_idle_is_closed() {
     let files = rlimit::increase_nofile_limit(10_200).unwrap();
     assert!(files >= 10_200, "this system allows {files} open files: raise `ulimit -Hn`");
-    crowd(10_000, command()).await;
+    open_too_many_connections(10_000, command()).await;
 }
 
-/// The backend is on this thread, so it accepts none of them before the last is there.
+/// The backend runs on this thread, so it accepts no connection before all are in the queue.
 #[tokio::test]
 async fn a_burst_of_connections_is_queued() {
     let backend = Backend::start_ready(&FakeIssuer::start(&KEY).await).await;
@@ -228,9 +228,9 @@ async fn a_burst_of_connections_is_queued() {
     assert!(is_healthy(backend.address).await);
 }
 
-/// Garbage causes no more fetches than the cooldowns allow, and valid tokens are served meanwhile.
+/// Invalid tokens cause no more fetches than the cooldown allows, and valid tokens are accepted meanwhile.
 #[tokio::test]
-async fn a_flood_of_garbage_costs_two_fetches_at_most() {
+async fn a_flood_of_invalid_tokens_causes_at_most_two_fetches() {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Backend::start(&issuer).await;
     let forged = FORGED_KEY.mint(&claims());
@@ -254,7 +254,7 @@ async fn a_flood_of_garbage_costs_two_fetches_at_most() {
     assert!(issuer.fetches() <= 2, "{} fetches", issuer.fetches());
 }
 
-/// The same during an outage: all requests wait for one fetch, and malformed tokens for none.
+/// During an outage, all requests wait for one fetch. A malformed token waits for none.
 #[tokio::test]
 async fn a_flood_in_an_outage_waits_for_one_fetch() {
     let issuer = FakeIssuer::start(&KEY).await;
@@ -266,7 +266,7 @@ async fn a_flood_in_an_outage_waits_for_one_fetch() {
         let (address, token) = (backend.address, token_of_kid(&count.to_string()));
         requests.spawn(async move { common::get(address, &token).await.status });
     }
-    issuer.asked(1).await;
+    issuer.wait_for_fetches(1).await;
     assert_eq!(backend.get("garbage").await.status, 401);
     assert_eq!(issuer.fetches(), 1);
     issuer.release();
@@ -275,13 +275,13 @@ async fn a_flood_in_an_outage_waits_for_one_fetch() {
     }
 }
 
-/// A process that ends with its owner.
+/// A process. Dropping it kills the process.
 struct Process(Child);
 
 impl Process {
-    /// Waits for its end, and returns the exit code. It doesn't block this thread, or a test could not time out.
+    /// Waits for its end, and returns the exit code. It doesn't block this thread, so that a test can time out.
     async fn end(&mut self) -> Option<i32> {
-        patiently(async {
+        within_5_s(async {
             loop {
                 match self.0.try_wait().unwrap() {
                     Some(status) => break status.code(),
@@ -295,14 +295,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
+        // An error means that it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A backend whose log nobody reads, as behind a terminal that is stopped with Ctrl-S. Standard error is the same pipe.
-async fn start_unread() -> (SocketAddr, Process, BufReader<ChildStdout>) {
+/// A backend whose log is not read, as in a terminal that is stopped with Ctrl-S. Standard error is the same pipe.
+async fn start_with_a_blocked_log() -> (SocketAddr, Process, BufReader<ChildStdout>) {
     let issuer = FakeIssuer::start(&KEY).await;
     let mut command = Command::new("sh");
     command.env_clear().args(["-c", "exec \"$0\" 2>&1", env!("CARGO_BIN_EXE_backend")]);
@@ -323,7 +323,7 @@ fn next_line(log: &mut BufReader<ChildStdout>) -> String {
     line
 }
 
-/// Has this many requests refused, which is a line of the log each.
+/// Sends this many requests that are refused. Each makes one line in the log.
 async fn refusals(address: SocketAddr, count: usize) {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut reads, mut writes) = stream.into_split();
@@ -335,25 +335,25 @@ async fn refusals(address: SocketAddr, count: usize) {
     });
     let (mut answers, mut answered) = (Vec::new(), 0);
     while answered < count {
-        assert!(patiently(reads.read_buf(&mut answers)).await.unwrap() > 0, "closed after {answered} answers");
+        assert!(within_5_s(reads.read_buf(&mut answers)).await.unwrap() > 0, "closed after {answered} answers");
         let text = String::from_utf8_lossy(&answers);
         answered += text.matches("HTTP/1.1 401").count();
-        // The start of an answer may be in what is read next.
+        // An answer may be cut at the end of what has been read.
         let kept = answers.len() - text.rfind("HTTP/1.1 401").map_or(0, |last| last + 12).min(answers.len());
         answers.drain(..answers.len() - kept);
     }
     drop(sends.await.unwrap());
 }
 
-/// More than a pipe and the queue hold.
+/// More lines than the pipe and the queue can hold.
 const FLOOD: usize = 8000;
 
 #[tokio::test]
-async fn a_blocked_log_costs_lines_and_says_how_many() {
-    let (address, _process, mut log) = start_unread().await;
+async fn a_blocked_log_drops_lines_and_reports_how_many() {
+    let (address, _process, mut log) = start_with_a_blocked_log().await;
     refusals(address, FLOOD).await;
     assert!(is_healthy(address).await);
-    // Now it is read again.
+    // The log is read again from here on.
     let counts = tokio::task::spawn_blocking(move || {
         let (mut written, mut dropped, mut reports) = (0, 0, 0);
         while written + dropped < FLOOD {
@@ -366,15 +366,15 @@ async fn a_blocked_log_costs_lines_and_says_how_many() {
         }
         (written, dropped, reports)
     });
-    let (written, dropped, reports) = patiently(counts).await.unwrap();
+    let (written, dropped, reports) = within_5_s(counts).await.unwrap();
     assert!(written > 4096 && dropped > 0 && written + dropped == FLOOD, "{written} written, {dropped} dropped");
     assert!(reports < 5, "{reports} reports");
 }
 
 #[tokio::test]
-async fn a_blocked_log_does_not_hold_up_a_stop() {
+async fn a_blocked_log_does_not_delay_a_stop() {
     for signal in ["TERM", "INT"] {
-        let (address, mut process, _log) = start_unread().await;
+        let (address, mut process, _log) = start_with_a_blocked_log().await;
         refusals(address, FLOOD).await;
         let id = process.0.id().to_string();
         let began = Instant::now();
@@ -384,9 +384,9 @@ async fn a_blocked_log_does_not_hold_up_a_stop() {
     }
 }
 
-/// The errors of a start go to standard error, which may be the same stopped terminal.
+/// An error at the start goes to standard error, which may be the same stopped terminal.
 #[tokio::test]
-async fn a_blocked_terminal_does_not_hold_up_an_error_at_the_start() {
+async fn a_blocked_terminal_does_not_delay_an_error_at_the_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let project =
@@ -396,7 +396,7 @@ async fn a_blocked_terminal_does_not_hold_up_an_error_at_the_start() {
     for (variables, code) in [(&wrong[..], 2), (&in_use[..], 1)] {
         let (full, _unread) = tokio::net::unix::pipe::pipe().unwrap();
         full.writable().await.unwrap();
-        // Byte by byte, or there would be some space left at the end.
+        // One byte at a time, so that the pipe is completely full.
         while full.try_write(b"x").is_ok() {}
         let pipe = full.into_blocking_fd().unwrap();
         let mut command = command();

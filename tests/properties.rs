@@ -1,4 +1,4 @@
-//! What holds for every input that a stranger can send.
+//! Properties that hold for every input that an attacker can send.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use tower::ServiceExt;
 use vercel_oidc_verifier::{Subject, Verifier};
 
-/// The issuer serves for as long as this process runs, whichever test needs it first.
+/// The issuer serves until this process ends, because all tests share it.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 static VERIFIER: LazyLock<Arc<Verifier>> = LazyLock::new(|| verifier(&[]));
 static TOKEN: LazyLock<String> = LazyLock::new(token);
@@ -41,14 +41,14 @@ fn is_accepted(token: &[u8]) -> bool {
     is_accepted_by(&VERIFIER, token)
 }
 
-/// The status that the whole application answers to this header.
+/// The status of the whole application's answer to this header.
 fn status(authorization: &[u8]) -> Option<StatusCode> {
     let value = HeaderValue::from_bytes(authorization).ok()?;
     let request = Request::get("/").header(header::AUTHORIZATION, value).body(Body::empty()).unwrap();
     Some(RUNTIME.block_on(backend::app::app(routes(), VERIFIER.clone()).oneshot(request)).unwrap().status())
 }
 
-/// A route that accepts, so that only the guard refuses.
+/// A route that never refuses, so each refusal comes from the guard.
 fn routes() -> axum::Router {
     axum::Router::new().route("/", axum::routing::get(async || ()))
 }
@@ -98,7 +98,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Whether `pattern` matches by its definition, tried in every way: `*` is one or more characters other than `:`.
+/// Whether `pattern` matches. Tries every way by the definition: `*` is one or more characters other than `:`.
 fn naive_match(pattern: &[char], text: &[char]) -> bool {
     match (pattern, text) {
         ([], []) => true,
@@ -116,7 +116,7 @@ proptest! {
 
     #[test]
     fn a_changed_token_is_never_accepted(changes in vec(change(), 1..4)) {
-        // New to the first, cached by the second, and one of two cached tokens for the third.
+        // The first has cached no token, the second has cached this token, and the third two tokens.
         static VERIFIERS: LazyLock<[Arc<Verifier>; 3]> =
             LazyLock::new(|| [verifier(&[]), verifier(&[&TOKEN]), verifier(&[&TOKEN, &fresh_token(&KEY)])]);
         let mut changed = TOKEN.clone().into_bytes();
@@ -129,9 +129,9 @@ proptest! {
     }
 
     #[test]
-    fn parts_of_accepted_tokens_make_no_other(parts in vec((0..3_usize, 0..3_usize), 1..5)) {
+    fn a_mix_of_parts_of_accepted_tokens_is_refused(parts in vec((0..3_usize, 0..3_usize), 1..5)) {
         static OTHERS: LazyLock<[String; 3]> = LazyLock::new(|| {
-            [TOKEN.clone(), KEY.mint(&common::claims_but("jti", "a".into())), KEY.mint(&common::claims_but("jti", "b".into()))]
+            [TOKEN.clone(), KEY.mint(&common::claims_with("jti", "a".into())), KEY.mint(&common::claims_with("jti", "b".into()))]
         });
         let part = |(token, part): &(usize, usize)| OTHERS[*token].split('.').nth(*part).unwrap();
         let made = parts.iter().map(part).collect::<Vec<_>>().join(".");
@@ -174,14 +174,14 @@ proptest! {
     }
 
     #[test]
-    fn patterns_match_what_they_say(pattern in "[ab:*é]{0,8}", text in "[ab:*é]{0,10}") {
+    fn a_pattern_matches_by_its_definition(pattern in "[ab:*é]{0,8}", text in "[ab:*é]{0,10}") {
         let chars = |text: &str| text.chars().collect::<Vec<_>>();
         prop_assert_eq!(Subject::new(&*pattern).matches(&text), naive_match(&chars(&pattern), &chars(&text)), "{} {}", pattern, text);
     }
 
     /// The text is made from the pattern, so that matches are frequent.
     #[test]
-    fn patterns_match_what_was_made_from_them(pieces in vec(("[ab:]{0,3}", "[ab]{1,4}"), 0..4), last in "[ab:]{0,3}") {
+    fn a_pattern_matches_texts_that_are_made_from_it(pieces in vec(("[ab:]{0,3}", "[ab]{1,4}"), 0..4), last in "[ab:]{0,3}") {
         let pattern: String = pieces.iter().map(|(literal, _)| format!("{literal}*")).collect::<String>() + &last;
         let text: String = pieces.iter().map(|(literal, star)| format!("{literal}{star}")).collect::<String>() + &last;
         prop_assert!(Subject::new(&*pattern).matches(&text), "{} {}", pattern, text);

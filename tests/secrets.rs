@@ -1,4 +1,4 @@
-//! A token is a secret: whatever is sent, and however much is logged, it comes out nowhere.
+//! No token is in any answer or log line, at any log level.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,40 +6,42 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
-use common::{FORGED_KEY, FakeIssuer, KEY, Program, claims, claims_but, exchange, fresh_token, settings, token_of_kid};
+use common::{
+    FORGED_KEY, FakeIssuer, KEY, Program, claims, claims_with, exchange, fresh_token, settings, token_of_kid,
+};
 use common::{token, verifier};
 use serde_json::json;
 
-/// Every sort of token there is, good and bad.
+/// Valid tokens and every kind of invalid token.
 fn tokens() -> Vec<String> {
     vec![
         fresh_token(&KEY),
         FORGED_KEY.mint(&claims()),
-        KEY.mint(&claims_but("exp", json!(1))),
-        KEY.mint(&claims_but("iss", json!("https://other.test"))),
-        KEY.mint(&claims_but("aud", json!(["https://other.test"]))),
-        KEY.mint(&claims_but("sub", json!("owner:other"))),
-        KEY.mint(&claims_but("sub", json!(1))),
-        KEY.mint(&claims_but("x", json!("x".repeat(8000)))),
+        KEY.mint(&claims_with("exp", json!(1))),
+        KEY.mint(&claims_with("iss", json!("https://other.test"))),
+        KEY.mint(&claims_with("aud", json!(["https://other.test"]))),
+        KEY.mint(&claims_with("sub", json!("owner:other"))),
+        KEY.mint(&claims_with("sub", json!(1))),
+        KEY.mint(&claims_with("x", json!("x".repeat(8000)))),
         KEY.sign(br#"{"alg":"none","kid":"key-1"}"#, claims().to_string().as_bytes()),
         KEY.sign(b"{}", claims().to_string().as_bytes()),
         token_of_kid("unknown"),
     ]
 }
 
-/// The token, and the parts of it that would help whoever finds them: payload and signature.
-fn assert_hides(token: &str, text: &str, whose: &str) {
+/// Demands that the text holds neither the payload nor the signature. An attacker could use either.
+fn assert_holds_no_part_of(token: &str, text: &str, where_it_is: &str) {
     let (signing_input, signature) = token.rsplit_once('.').unwrap();
     let payload = signing_input.split_once('.').unwrap().1;
-    // A start or an end of them would be enough.
+    // The first or last 40 characters would be a leak too.
     for part in [payload, signature] {
         for piece in [&part[..part.len().min(40)], &part[part.len().saturating_sub(40)..]] {
-            assert!(!text.contains(piece), "{whose} holds `{piece}` of {token}:\n{text}");
+            assert!(!text.contains(piece), "{where_it_is} holds `{piece}` of {token}:\n{text}");
         }
     }
 }
 
-/// All places where a client may put a token, right and wrong ones.
+/// Requests with the token in every right and wrong place.
 fn requests(token: &str) -> Vec<String> {
     let head = |line: &str, headers: &str| format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
     let good = self::token();
@@ -62,16 +64,16 @@ fn requests(token: &str) -> Vec<String> {
         head("GET /", &format!("cookie: token={token}\r\nx-vercel-oidc-token: {token}\r\n")),
         head(&format!("GET /?access_token={token}"), ""),
         head(&format!("GET /{token}"), &format!("authorization: Bearer {token}\r\n")),
-        // A body, which some route may complain about.
+        // A route may quote the body in an error.
         body("application/json", &format!("{{\"item\":{{\"{token}\":1}},\"quantity\":\"{token}\"}}")),
         body("application/json", &format!("{{\"quantity\":\"{token}\"}}")),
         body("application/json", &format!("\"{token}\"")),
         body("application/json", token),
         body(token, "{}"),
-        // What is logged of every request.
+        // These parts of every request are logged.
         head(&format!("{token} /"), ""),
         head("GET /", &format!("traceparent: {token}\r\nx-vercel-id: {token}\r\n")),
-        // Not HTTP: what is wrong with it goes to the log.
+        // Not valid HTTP, so hyper's error is logged.
         head("GET /", &format!("authorization: Bearer {token}\0\r\n")),
         head("GET /", &format!("authorization {token}\r\n")),
         format!("{token}\r\n\r\n"),
@@ -90,16 +92,16 @@ async fn no_log_line_and_no_answer_holds_a_token() {
             for token in &tokens {
                 for request in requests(token) {
                     let answer = exchange(backend.address, request.as_bytes()).await;
-                    assert_hides(token, &String::from_utf8(answer).unwrap(), "an answer");
+                    assert_holds_no_part_of(token, &String::from_utf8(answer).unwrap(), "an answer");
                 }
             }
             backend.signal("TERM");
             let (code, output) = backend.end().await;
             assert_eq!(code, Some(0));
-            // It did log, all of it.
+            // All levels were logged.
             assert!(output.matches("a request").count() > 100 && output.contains("TRACE"), "{output}");
             for token in &tokens {
-                assert_hides(token, &output, "the log");
+                assert_holds_no_part_of(token, &output, "the log");
             }
         }
     }
@@ -115,21 +117,21 @@ async fn no_debug_output_holds_a_token() {
     for token in tokens() {
         let result = verifier.verify(token.as_bytes(), soon).await;
         let text = format!("{shown} {result:?} {result:#?} {verifier:?} {:?}", verifier.keys());
-        assert_hides(&token, &text, "Debug");
-        let json = local_payload(&token);
+        assert_holds_no_part_of(&token, &text, "Debug");
+        let json = payload_text(&token);
         assert!(!text.contains(&json), "{text}");
-        // Nor as a list of bytes.
+        // A list of bytes would show the token too.
         assert!(!text.contains(&format!("{:?}", json.as_bytes()).trim_matches(['[', ']'])[..40]), "{text}");
         if let Err(error) = result {
-            assert_hides(&token, &error.to_string(), "Display");
+            assert_holds_no_part_of(&token, &error.to_string(), "Display");
             let problem = vercel_oidc_verifier::Problem::from(error);
-            assert_hides(&token, &format!("{problem:?}"), "the problem");
+            assert_holds_no_part_of(&token, &format!("{problem:?}"), "the problem");
         }
     }
 }
 
-/// The payload as its maker wrote it.
-fn local_payload(token: &str) -> String {
+/// The payload's JSON text.
+fn payload_text(token: &str) -> String {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     let payload = token.split('.').nth(1).unwrap();
     String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()

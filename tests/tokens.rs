@@ -1,4 +1,4 @@
-//! Which tokens the backend accepts, in the order of its checks: from a valid token each test changes one thing.
+//! Which tokens the backend accepts, in the order of its checks. Each test changes one thing of a valid token.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::{digest, hmac};
 use base64::{Engine, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 use common::{
-    Backend, FORGED_KEY, FakeIssuer, KEY, NEXT_KEY, claims, claims_but, fresh_token, settings, token, verifier,
+    Backend, FORGED_KEY, FakeIssuer, KEY, NEXT_KEY, claims, claims_with, fresh_token, settings, token, verifier,
 };
 use local::{Deployment, base64url};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ const UNKNOWN_KEY: &str =
 const SIGNATURE: &str = "the token's signature is wrong";
 const CLAIMS: &str = "the token's payload is not a JSON object of claims, each once and of its type";
 
-/// Sends each token, and demands a 401 of exactly this description.
+/// Sends each token, and demands a 401 with exactly this description.
 async fn refuses(tokens: impl IntoIterator<Item = (String, &'static str)>) {
     let backend = Backend::start(&FakeIssuer::start(&KEY).await).await;
     assert_eq!(backend.get(&token()).await.status, 200);
@@ -45,17 +45,17 @@ async fn accepts(tokens: impl IntoIterator<Item = String>) {
     }
 }
 
-/// A token of this header, truly signed.
+/// A token with this header, signed with the issuer's key.
 fn with_header(header: &str) -> String {
     KEY.sign(header.as_bytes(), claims().to_string().as_bytes())
 }
 
-/// A token of this payload, truly signed.
+/// A token with this payload, signed with the issuer's key.
 fn with_payload(payload: &str) -> String {
     KEY.sign(br#"{"alg":"RS256","kid":"key-1"}"#, payload.as_bytes())
 }
 
-/// A valid payload that also has these members, which may be there already.
+/// A valid payload with these members added. A member may then occur twice.
 fn payload_and(members: &str) -> String {
     format!("{},{members}}}", claims().to_string().strip_suffix('}').unwrap())
 }
@@ -65,7 +65,7 @@ fn signed(signing_input: &str) -> String {
 }
 
 #[tokio::test]
-async fn refuses_what_is_not_three_parts() {
+async fn refuses_a_token_that_is_not_three_parts() {
     let token = token();
     let (signing_input, signature) = token.rsplit_once('.').unwrap();
     let (header, payload) = signing_input.split_once('.').unwrap();
@@ -85,8 +85,8 @@ async fn refuses_what_is_not_three_parts() {
 }
 
 #[tokio::test]
-async fn takes_8_kib_and_no_more() {
-    // Base64 has no part of every length, but two parts together can be of any.
+async fn accepts_a_token_of_8_kib_but_no_longer_one() {
+    // One part of base64url can't have every length, but header and payload together can.
     let sized = |bytes: usize| {
         let header = |padding| format!(r#"{{"alg":"RS256","kid":"key-1","x":"{}"}}"#, "x".repeat(padding));
         let payload = |padding| payload_and(&format!(r#""x":"{}""#, "x".repeat(padding)));
@@ -155,7 +155,7 @@ async fn accepts_typ_jwt_in_any_case_or_none() {
     .await;
 }
 
-/// The issuer's signature is good here, and still: an algorithm that is not named is not used.
+/// The issuer has signed half of these tokens, and `alg` decides all the same.
 #[tokio::test]
 async fn refuses_every_other_algorithm() {
     let mut names =
@@ -170,7 +170,7 @@ async fn refuses_every_other_algorithm() {
     refuses(signed.chain(unsigned)).await;
 }
 
-/// Algorithm confusion: the public key, which everyone has, as the secret of an HMAC.
+/// Algorithm confusion: the secret of the HMAC is the public key, which is no secret.
 #[tokio::test]
 async fn refuses_an_hmac_over_the_public_key() {
     let jwk = KEY.jwk();
@@ -220,15 +220,15 @@ fn integer(unsigned: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn takes_no_key_from_the_token() {
-    let stranger = FakeIssuer::start(&FORGED_KEY).await;
+    let attacker = FakeIssuer::start(&FORGED_KEY).await;
     let header =
         |kid: &str, member: &str, value: Value| json!({ "alg": "RS256", "kid": kid, member: value }).to_string();
     let mut own = FORGED_KEY.jwk();
     own["kid"] = json!("own");
     let members = [
         ("jwk", own),
-        ("jku", json!(stranger.url())),
-        ("x5u", json!(stranger.url())),
+        ("jku", json!(attacker.url())),
+        ("x5u", json!(attacker.url())),
         ("x5c", json!(["MIIB"])),
         ("jwks", json!({ "keys": [FORGED_KEY.jwk()] })),
     ];
@@ -238,13 +238,13 @@ async fn takes_no_key_from_the_token() {
     };
     refuses(members.iter().map(|member| (forged("key-1", member), SIGNATURE))).await;
     refuses(members.iter().map(|member| (forged("own", member), UNKNOWN_KEY))).await;
-    // In an honest token they are noise.
+    // In a token that the issuer has signed, these members are ignored.
     accepts(members.iter().map(|(member, value)| with_header(&header("key-1", member, value.clone())))).await;
-    assert_eq!(stranger.fetches(), 0);
+    assert_eq!(attacker.fetches(), 0);
 }
 
 #[tokio::test]
-async fn a_kid_is_compared_and_nothing_else() {
+async fn a_kid_is_only_compared() {
     let kids = [
         "key-2",
         "KEY-1",
@@ -276,7 +276,7 @@ async fn refuses_a_signature_that_is_not_the_issuers() {
         change(&mut bytes);
         (format!("{signing_input}.{}", base64url(bytes)), SIGNATURE)
     };
-    let other_payload = base64url(claims_but("environment", json!("preview")).to_string());
+    let other_payload = base64url(claims_with("environment", json!("preview")).to_string());
     let header = signing_input.split('.').next().unwrap();
     refuses([
         (FORGED_KEY.mint(&claims()), SIGNATURE),
@@ -291,22 +291,22 @@ async fn refuses_a_signature_that_is_not_the_issuers() {
     .await;
 }
 
-/// Each of these stands for the same bytes as the good one, and would be a second token of the same signature.
+/// Each of these texts decodes to the bytes of a valid token, so one signature would have several tokens.
 #[tokio::test]
 async fn refuses_base64url_that_is_not_canonical() {
     let token = token();
     let (signing_input, signature) = token.rsplit_once('.').unwrap();
     let (header, payload) = signing_input.split_once('.').unwrap();
     let standard = |part: &str| part.replace('-', "+").replace('_', "/");
-    assert_ne!(signature, standard(signature), "nothing to replace: run it again");
-    let loose_header = loosen(&base64url(r#"{"alg":"RS256","kid":"key-1"}"#));
+    assert_ne!(signature, standard(signature), "the signature has neither `-` nor `_`: run the test again");
+    let loose_header = set_spare_bit(&base64url(r#"{"alg":"RS256","kid":"key-1"}"#));
     let mut with_spare_bits = claims().to_string();
     while with_spare_bits.len().is_multiple_of(3) {
         with_spare_bits.push(' ');
     }
-    let loose_payload = loosen(&base64url(with_spare_bits));
+    let loose_payload = set_spare_bit(&base64url(with_spare_bits));
     refuses([
-        (format!("{signing_input}.{}", loosen(signature)), SIGNATURE),
+        (format!("{signing_input}.{}", set_spare_bit(signature)), SIGNATURE),
         (format!("{signing_input}.{signature}=="), SIGNATURE),
         (format!("{signing_input}.{}", standard(signature)), SIGNATURE),
         (signed(&format!("{loose_header}.{payload}")), HEADER),
@@ -317,14 +317,14 @@ async fn refuses_base64url_that_is_not_canonical() {
     .await;
 }
 
-/// Sets a bit of the last character that no byte is made of.
-fn loosen(part: &str) -> String {
+/// Sets a spare bit: a bit of the last character that is part of no byte.
+fn set_spare_bit(part: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (part, last) = match part.len() % 4 {
         0 => panic!("no spare bits in {part}"),
         _ => part.split_at(part.len() - 1),
     };
-    let value = ALPHABET.iter().position(|one| *one == last.as_bytes()[0]).unwrap();
+    let value = ALPHABET.iter().position(|letter| *letter == last.as_bytes()[0]).unwrap();
     format!("{part}{}", char::from(ALPHABET[value | 1]))
 }
 
@@ -359,7 +359,7 @@ async fn refuses_a_member_that_is_given_twice() {
     let hidden = ("\\u0065xp", json!(u32::MAX));
     let hidden = (with_payload(&payload_and(&format!(r#""{}":{}"#, hidden.0, hidden.1))), CLAIMS);
     refuses(read.iter().map(twice).chain([hidden])).await;
-    // No rule reads this one.
+    // No rule reads this claim.
     accepts([with_payload(&payload_and(r#""theirs":1,"theirs":2"#))]).await;
 }
 
@@ -385,7 +385,7 @@ async fn refuses_a_registered_claim_of_the_wrong_type() {
         json!([[audience]]),
     ];
     wrong.extend(audiences.map(|value| ("aud", value)));
-    let tokens = wrong.into_iter().map(|(name, value)| (KEY.mint(&claims_but(name, value)), CLAIMS));
+    let tokens = wrong.into_iter().map(|(name, value)| (KEY.mint(&claims_with(name, value)), CLAIMS));
     let null = |name: &&str| {
         let mut claims = claims();
         claims[name] = Value::Null;
@@ -412,40 +412,43 @@ async fn refuses_another_issuer_or_audience() {
         "https://oidc.vercel.com:443/acme",
     ];
     let issuer = |found: &str| -> &'static str { format!("the issuer is {found}").leak() };
-    let issuers = issuers.iter().map(|iss| (KEY.mint(&claims_but("iss", json!(iss))), issuer(&format!("`{iss}`"))));
+    let issuers = issuers.iter().map(|iss| (KEY.mint(&claims_with("iss", json!(iss))), issuer(&format!("`{iss}`"))));
     let no_issuer = [
-        (KEY.mint(&claims_but("iss", Value::Null)), issuer("missing")),
-        (KEY.mint(&claims_but("iss", json!(""))), issuer("missing")),
+        (KEY.mint(&claims_with("iss", Value::Null)), issuer("missing")),
+        (KEY.mint(&claims_with("iss", json!(""))), issuer("missing")),
     ];
     let audience = |found: &str| -> &'static str { format!("the audience is {found}").leak() };
     let audiences = ["https://vercel.com/acme/", "https://vercel.com/acm", "https://vercel.com/acme2", "*"];
     let audiences = audiences.iter().flat_map(|aud| {
-        [json!(aud), json!([aud])].map(|value| (KEY.mint(&claims_but("aud", value)), audience(&format!("`{aud}`"))))
+        [json!(aud), json!([aud])].map(|value| (KEY.mint(&claims_with("aud", value)), audience(&format!("`{aud}`"))))
     });
     let no_audience = [
-        (KEY.mint(&claims_but("aud", Value::Null)), audience("missing")),
-        (KEY.mint(&claims_but("aud", json!([]))), audience("missing")),
-        (KEY.mint(&claims_but("aud", json!(""))), audience("missing")),
-        // Neither is the accepted one, together or not.
-        (KEY.mint(&claims_but("aud", json!(["https://vercel.com/", "acme"]))), audience("`https://vercel.com/, acme`")),
+        (KEY.mint(&claims_with("aud", Value::Null)), audience("missing")),
+        (KEY.mint(&claims_with("aud", json!([]))), audience("missing")),
+        (KEY.mint(&claims_with("aud", json!(""))), audience("missing")),
+        // Two parts of the accepted audience.
+        (
+            KEY.mint(&claims_with("aud", json!(["https://vercel.com/", "acme"]))),
+            audience("`https://vercel.com/, acme`"),
+        ),
     ];
     refuses(issuers.chain(no_issuer).chain(audiences).chain(no_audience)).await;
 }
 
 #[tokio::test]
-async fn accepts_one_good_audience_among_several() {
+async fn accepts_several_audiences_if_one_is_accepted() {
     let (good, other) = (claims()["aud"].clone(), json!("https://other.test"));
     let audiences = [json!(good), json!([good]), json!([other, good]), json!([good, other])];
-    accepts(audiences.map(|aud| KEY.mint(&claims_but("aud", aud)))).await;
+    accepts(audiences.map(|aud| KEY.mint(&claims_with("aud", aud)))).await;
 }
 
-/// Another kind of token, signed with the same key. Whoever signs in to a deployment gets one.
+/// Another kind of token, signed with the same key. Everyone who signs in to a deployment with Passport gets one.
 #[tokio::test]
 async fn refuses_a_passport_token() {
-    let mut passport = claims_but("iss", json!("https://passport.vercel.com/acme"));
+    let mut passport = claims_with("iss", json!("https://passport.vercel.com/acme"));
     let description = "the issuer is `https://passport.vercel.com/acme`";
     refuses([(KEY.mint(&passport), description)]).await;
-    // It is refused in same-project mode, too.
+    // Same-project mode refuses it, too.
     let keys = KeySet::from_jwks(json!({ "keys": [KEY.jwk()] }).to_string().as_bytes()).unwrap();
     let project_id = passport["project_id"].as_str().unwrap().to_owned();
     let verifier = Verifier::new(Trust::same_project(project_id, "production"), keys);
@@ -458,7 +461,7 @@ async fn refuses_a_passport_token() {
 
 /// `serde_json::Value` would read this object as the string in it, if any crate enables the feature `raw_value`.
 #[tokio::test]
-async fn an_object_is_no_string() {
+async fn an_object_does_not_count_as_a_string() {
     let deployment = Deployment::default();
     let raw = |text: &str| json!({ "$serde_json::private::RawValue": json!(text).to_string() });
     let issuer = FakeIssuer::start(&KEY).await;
@@ -469,14 +472,14 @@ async fn an_object_is_no_string() {
         [("iss", 401), ("aud", 401), ("sub", 401), ("jti", 401), ("exp", 401), ("nbf", 401), ("iat", 401)]
     {
         let text = claims()[name].as_str().unwrap_or("1").to_owned();
-        assert_eq!(backend.get(&KEY.mint(&claims_but(name, raw(&text)))).await.status, status, "{name}");
+        assert_eq!(backend.get(&KEY.mint(&claims_with(name, raw(&text)))).await.status, status, "{name}");
     }
-    // Of Vercel's own claims, those that a rule needs.
+    // Vercel's own claims that a rule needs.
     for (name, text) in [("owner_id", &deployment.team_id), ("project_id", &deployment.project_id)] {
-        let answer = backend.get(&KEY.mint(&claims_but(name, raw(text)))).await;
+        let answer = backend.get(&KEY.mint(&claims_with(name, raw(text)))).await;
         assert_eq!((answer.status, answer.code()), (403, "forbidden".into()), "{name}");
     }
-    // The others count as absent.
+    // Vercel's other claims count as absent.
     let keys = KeySet::from_jwks(json!({ "keys": [KEY.jwk()] }).to_string().as_bytes()).unwrap();
     let verifier = Verifier::new(Trust::project("acme", "storefront", "production"), keys);
     let same_project = Verifier::new(
@@ -497,9 +500,9 @@ async fn an_object_is_no_string() {
     let now = SystemTime::now();
     for (name, get) in getters {
         let text = if name == "owner" { "acme" } else { "production" };
-        let verified = verifier.verify(KEY.mint(&claims_but(name, json!(text))).as_bytes(), now).await.unwrap();
+        let verified = verifier.verify(KEY.mint(&claims_with(name, json!(text))).as_bytes(), now).await.unwrap();
         assert_eq!(get(&verified), Some(text), "{name}");
-        let odd = KEY.mint(&claims_but(name, raw(text)));
+        let odd = KEY.mint(&claims_with(name, raw(text)));
         let verified = verifier.verify(odd.as_bytes(), now).await.unwrap();
         assert_eq!(get(&verified), None, "{name}");
         let is_needed = ["owner", "project_id", "environment"].contains(&name);
@@ -507,9 +510,9 @@ async fn an_object_is_no_string() {
     }
 }
 
-/// Through the socket the time is what it is, so these are far from the limit. The limit itself: `src/oidc/trust.rs`.
+/// The backend uses the real time here, so these times are far from the limit. `src/oidc/trust.rs` tests the limit.
 #[tokio::test]
-async fn refuses_a_token_out_of_its_time() {
+async fn refuses_an_expired_or_early_token() {
     let backend = Backend::start(&FakeIssuer::start(&KEY).await).await;
     let now = local::unix_seconds(SystemTime::now());
     let cases = [
@@ -523,19 +526,19 @@ async fn refuses_a_token_out_of_its_time() {
         ("iat", json!(now + 90), "the token was issued "),
     ];
     for (name, value, description) in cases {
-        let answer = backend.get(&KEY.mint(&claims_but(name, value.clone()))).await;
+        let answer = backend.get(&KEY.mint(&claims_with(name, value.clone()))).await;
         assert_eq!((answer.status, answer.code()), (401, "invalid_token".into()), "{name} {value}");
         assert!(answer.description().starts_with(description), "{name} {value}: {answer:?}");
     }
     let skewed = [("exp", now - 10), ("nbf", now + 20), ("iat", now + 20)];
-    accepts(skewed.map(|(name, value)| KEY.mint(&claims_but(name, json!(value))))).await;
-    accepts(["nbf", "iat", "jti", "scope", "plan"].map(|name| KEY.mint(&claims_but(name, Value::Null)))).await;
+    accepts(skewed.map(|(name, value)| KEY.mint(&claims_with(name, json!(value))))).await;
+    accepts(["nbf", "iat", "jti", "scope", "plan"].map(|name| KEY.mint(&claims_with(name, Value::Null)))).await;
     // A NumericDate may have a fraction.
-    accepts([KEY.mint(&claims_but("exp", json!(now as f64 + 100.5)))]).await;
+    accepts([KEY.mint(&claims_with("exp", json!(now as f64 + 100.5)))]).await;
 }
 
 #[tokio::test]
-async fn refuses_those_who_are_not_accepted_here() {
+async fn refuses_a_subject_that_is_not_trusted() {
     let backend = Backend::start(&FakeIssuer::start(&KEY).await).await;
     let accepted = "owner:acme:project:storefront:environment:production";
     let subjects = [
@@ -550,7 +553,7 @@ async fn refuses_those_who_are_not_accepted_here() {
         Value::Null,
     ];
     for sub in subjects {
-        let answer = backend.get(&KEY.mint(&claims_but("sub", sub.clone()))).await;
+        let answer = backend.get(&KEY.mint(&claims_with("sub", sub.clone()))).await;
         assert_eq!((answer.status, answer.code()), (403, "forbidden".into()), "{sub}");
         assert_eq!(answer.header("www-authenticate"), Some("Bearer error=\"insufficient_scope\""));
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
@@ -559,7 +562,7 @@ async fn refuses_those_who_are_not_accepted_here() {
 }
 
 #[tokio::test]
-async fn judges_ids_where_they_are_configured() {
+async fn checks_ids_if_they_are_configured() {
     let issuer = FakeIssuer::start(&KEY).await;
     let ids = [("OIDC_OWNER_ID", "team_1, team_2"), ("OIDC_PROJECT_ID", "prj_1")];
     let backend = Backend::start_with(&issuer, &ids).await;
@@ -574,15 +577,15 @@ async fn judges_ids_where_they_are_configured() {
         (json!(["team_1"]), json!("prj_1"), 403),
     ];
     for (owner, project, status) in cases {
-        let mut claims = claims_but("owner_id", owner);
+        let mut claims = claims_with("owner_id", owner);
         claims["project_id"] = project;
         assert_eq!(backend.get(&KEY.mint(&claims)).await.status, status, "{claims}");
     }
 }
 
-/// Invalid comes before forbidden: a stranger's token must not learn whom this API accepts.
+/// Invalid comes before forbidden, so a 403 never says anything about an invalid token.
 #[tokio::test]
-async fn judges_in_a_fixed_order() {
+async fn checks_in_a_fixed_order() {
     let wrong = |names: &[&str]| {
         let mut claims = claims();
         for name in names {
@@ -596,11 +599,11 @@ async fn judges_in_a_fixed_order() {
     };
     let all = ["iss", "aud", "exp", "sub"];
     let forged = FORGED_KEY.mint(&wrong(&all));
-    let bad_header = FORGED_KEY.sign(br#"{"alg":"HS256","kid":"nobody"}"#, wrong(&all).to_string().as_bytes());
-    let of_nobody = FORGED_KEY.sign(br#"{"alg":"RS256","kid":"nobody"}"#, wrong(&all).to_string().as_bytes());
+    let bad_header = FORGED_KEY.sign(br#"{"alg":"HS256","kid":"unknown"}"#, wrong(&all).to_string().as_bytes());
+    let of_unknown_key = FORGED_KEY.sign(br#"{"alg":"RS256","kid":"unknown"}"#, wrong(&all).to_string().as_bytes());
     refuses([
         (bad_header, ALGORITHM),
-        (of_nobody, UNKNOWN_KEY),
+        (of_unknown_key, UNKNOWN_KEY),
         (forged, SIGNATURE),
         (KEY.mint(&wrong(&all)), "the issuer is `other`"),
         (KEY.mint(&wrong(&all[1..])), "the audience is `other`"),
@@ -613,20 +616,19 @@ async fn judges_in_a_fixed_order() {
     assert_eq!(backend.get(&KEY.mint(&wrong(&["sub"]))).await.status, 403);
 }
 
-/// The first usable key of a `kid` counts, and no other.
 #[tokio::test]
-async fn of_two_keys_with_one_kid_the_first_usable_counts() {
+async fn uses_the_first_usable_key_of_a_kid() {
     let issuer = FakeIssuer::start(&KEY).await;
-    let mut useless = NEXT_KEY.jwk();
-    useless["kid"] = json!("key-1");
-    useless["use"] = json!("enc");
-    issuer.serve_jwks(vec![useless, KEY.jwk(), FORGED_KEY.jwk()]);
+    let mut unusable = NEXT_KEY.jwk();
+    unusable["kid"] = json!("key-1");
+    unusable["use"] = json!("enc");
+    issuer.serve_jwks(vec![unusable, KEY.jwk(), FORGED_KEY.jwk()]);
     let backend = Backend::start(&issuer).await;
     assert_eq!(backend.get(&token()).await.status, 200);
     assert_eq!(backend.get(&FORGED_KEY.mint(&claims())).await.description(), SIGNATURE);
 }
 
-/// With an exponent of 1 the signature is the padded digest itself: anyone can write it.
+/// With an exponent of 1, the signature is the padded digest, so anyone can make it.
 #[tokio::test]
 async fn refuses_a_forgery_for_a_key_of_exponent_1() {
     let issuer = FakeIssuer::start(&KEY).await;
@@ -649,7 +651,7 @@ async fn refuses_a_forgery_for_a_key_of_exponent_1() {
 }
 
 #[tokio::test]
-async fn caches_a_token_but_judges_its_time_anew() {
+async fn checks_the_time_of_a_cached_token_at_each_use() {
     let issuer = FakeIssuer::start(&KEY).await;
     for cached in ["0", "10"] {
         let settings = settings(&issuer.url(), &[("OIDC_REMEMBERED_TOKENS", cached)]);
@@ -661,13 +663,13 @@ async fn caches_a_token_but_judges_its_time_anew() {
             }
             let error = verifier.verify(token.as_bytes(), now + Duration::from_secs(7200)).await.unwrap_err();
             assert!(error.to_string().starts_with("the token expired 3"), "{error}");
-            // The clock was set back: the token is as good as it was.
+            // The clock was set back, so the token is valid again.
             verifier.verify(token.as_bytes(), now).await.unwrap();
         }
-        // The same signature under another payload is another token.
+        // A changed payload with the same signature is another token.
         let (signing_input, signature) = token.rsplit_once('.').unwrap();
         let header = signing_input.split('.').next().unwrap();
-        let changed = format!("{header}.{}.{signature}", base64url(claims_but("owner", json!("other")).to_string()));
+        let changed = format!("{header}.{}.{signature}", base64url(claims_with("owner", json!("other")).to_string()));
         assert_eq!(verifier.verify(changed.as_bytes(), now).await.unwrap_err().to_string(), SIGNATURE);
     }
 }

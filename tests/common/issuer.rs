@@ -1,5 +1,4 @@
-//! An issuer that can be anything but well: it answers with whatever bytes a test gives it, when the test lets it, and
-//! counts how often it is asked.
+//! An issuer with faults: it answers with any bytes that a test gives it, when the test allows, and counts requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,7 +14,7 @@ pub(crate) struct FakeIssuer {
     pub(crate) address: SocketAddr,
     reply: Arc<Mutex<Vec<u8>>>,
     /// The path of each request.
-    asked_for: watch::Sender<Vec<String>>,
+    requested: watch::Sender<Vec<String>>,
     /// Whether answers are held back.
     held: watch::Sender<bool>,
 }
@@ -25,8 +24,8 @@ impl FakeIssuer {
     pub(crate) async fn start(key: &SigningKey) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (asked_for, held) = (watch::Sender::new(Vec::new()), watch::Sender::new(false));
-        let issuer = Self { address, reply: Arc::default(), asked_for, held };
+        let (requested, held) = (watch::Sender::new(Vec::new()), watch::Sender::new(false));
+        let issuer = Self { address, reply: Arc::default(), requested, held };
         issuer.serve_keys(&[key]);
         let server = issuer.clone();
         tokio::spawn(async move {
@@ -46,10 +45,10 @@ impl FakeIssuer {
             }
         }
         let path = String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned();
-        self.asked_for.send_modify(|asked_for| asked_for.push(path));
+        self.requested.send_modify(|requested| requested.push(path));
         self.held.subscribe().wait_for(|held| !held).await.unwrap();
         let reply = self.reply.lock().unwrap().clone();
-        // A backend that has heard enough hangs up.
+        // A backend closes the connection if the answer is too large.
         let _ = stream.write_all(&reply).await;
     }
 
@@ -57,28 +56,28 @@ impl FakeIssuer {
         format!("http://{}/keys", self.address)
     }
 
-    /// How often it has been asked.
+    /// How many requests it has received.
     pub(crate) fn fetches(&self) -> usize {
-        self.asked_for.borrow().len()
+        self.requested.borrow().len()
     }
 
-    /// What it has been asked for.
+    /// The path of each request.
     pub(crate) fn paths(&self) -> Vec<String> {
-        self.asked_for.borrow().clone()
+        self.requested.borrow().clone()
     }
 
-    /// Waits until it has been asked so often.
-    pub(crate) async fn asked(&self, fetches: usize) {
-        let mut asked_for = self.asked_for.subscribe();
-        drop(super::patiently(asked_for.wait_for(|asked_for| asked_for.len() >= fetches)).await.unwrap());
+    /// Waits until it has received this many requests.
+    pub(crate) async fn wait_for_fetches(&self, fetches: usize) {
+        let mut requested = self.requested.subscribe();
+        drop(super::within_5_s(requested.wait_for(|requested| requested.len() >= fetches)).await.unwrap());
     }
 
-    /// From now on, it lets whoever asks wait.
+    /// From now on, answers wait for [`Self::release`].
     pub(crate) fn hold(&self) {
         self.held.send_replace(true);
     }
 
-    /// Answers those that wait, and all others at once.
+    /// Sends the answers that wait. From now on, answers are immediate.
     pub(crate) fn release(&self) {
         self.held.send_replace(false);
     }

@@ -1,7 +1,7 @@
-//! What the tests share: a valid token to change one thing of, a backend on a port of its own, and a client that sends
-//! bytes as they are.
+//! What the tests share: a valid token for a test to change, a backend on a free port, and a client that sends any
+//! bytes.
 
-#![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod issuer;
@@ -29,11 +29,11 @@ pub(crate) use program::Program;
 
 pub(crate) const ISSUER: &str = "https://oidc.vercel.com/acme";
 
-/// The issuer's key. Making one takes long, so all tests of a file share it.
+/// The issuer's key. Making a key takes long, so all tests of a file share this one.
 pub(crate) static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
 /// The key that the issuer changes to.
 pub(crate) static NEXT_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-2").unwrap());
-/// A stranger's key, which calls itself as the issuer's.
+/// An attacker's key with the `kid` of the issuer's.
 pub(crate) static FORGED_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
 
 /// The claims of a token that the backend accepts.
@@ -41,8 +41,8 @@ pub(crate) fn claims() -> Value {
     Deployment::default().claims(ISSUER, SystemTime::now(), Duration::from_secs(3600))
 }
 
-/// These claims, but for one: `null` takes it out.
-pub(crate) fn claims_but(name: &str, value: Value) -> Value {
+/// These claims with one changed; `null` removes it.
+pub(crate) fn claims_with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     match value {
         Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
@@ -56,10 +56,10 @@ pub(crate) fn token() -> String {
     KEY.mint(&claims())
 }
 
-/// A token that no other call returns, and that the backend accepts if it has the key.
+/// A token with a new `jti`. The backend accepts it if it has the key.
 pub(crate) fn fresh_token(key: &SigningKey) -> String {
     static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-    key.mint(&claims_but("jti", json!(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string())))
+    key.mint(&claims_with("jti", json!(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string())))
 }
 
 /// A token whose header names a key that no issuer has.
@@ -67,7 +67,7 @@ pub(crate) fn token_of_kid(kid: &str) -> String {
     KEY.sign(json!({ "alg": "RS256", "kid": kid }).to_string().as_bytes(), claims().to_string().as_bytes())
 }
 
-/// Settings that trust production of `storefront`, a project of `acme`, and have their keys from `jwks_url`.
+/// Settings that trust production of `storefront`, a project of `acme`. The keys come from `jwks_url`.
 pub(crate) fn settings(jwks_url: &str, more: &[(&str, &str)]) -> Settings {
     let given = [("OIDC_TEAM_SLUG", "acme"), ("OIDC_PROJECT_NAME", "storefront"), ("OIDC_JWKS_URL", jwks_url)];
     Settings::read(|name| {
@@ -100,7 +100,7 @@ impl Backend {
         Self::spawn(address, backend::run(listener, settings(&issuer.url(), more), pending()))
     }
 
-    /// The same with these routes instead of the repository's, and with the keys fetched.
+    /// Starts a backend with these routes instead of the repository's, and waits until it has fetched the keys.
     pub(crate) async fn with_routes(issuer: &FakeIssuer, routes: Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -112,7 +112,7 @@ impl Backend {
         backend
     }
 
-    /// The server must run on the thread of the test, whose log tells when a fetch has ended.
+    /// The server must run on the test's thread, because that thread's log shows when a fetch has ended.
     fn spawn(address: SocketAddr, server: impl Future<Output = io::Result<()>> + Send + 'static) -> Self {
         let (count, ended) = watch::channel(0);
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(EndedFetches(count)));
@@ -120,21 +120,21 @@ impl Backend {
         Self { address, ended, _log }
     }
 
-    /// The same as `start`, with the keys fetched.
+    /// Starts a backend, and waits until it has fetched the keys.
     pub(crate) async fn start_ready(issuer: &FakeIssuer) -> Self {
         let backend = Self::start(issuer).await;
         backend.fetches_ended(1).await;
         backend
     }
 
-    /// Waits until so many fetches have ended, one way or the other.
+    /// Waits until this many fetches have succeeded or failed.
     pub(crate) async fn fetches_ended(&self, fetches: usize) {
         let mut ended = self.ended.clone();
-        drop(patiently(ended.wait_for(|ended| *ended >= fetches)).await.unwrap());
+        drop(within_5_s(ended.wait_for(|ended| *ended >= fetches)).await.unwrap());
     }
 
-    /// Answers other requests, for long enough that a fetch which has begun would have reached the issuer.
-    pub(crate) async fn turns(&self) {
+    /// Serves other requests, until a fetch that has begun would have reached the issuer.
+    pub(crate) async fn serve_other_requests(&self) {
         for _ in 0..10 {
             request(self.address, "GET", "/healthz", &[]).await;
         }
@@ -150,26 +150,26 @@ struct EndedFetches(watch::Sender<usize>);
 impl<S: tracing::Subscriber> Layer<S> for EndedFetches {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        // One event for each fetch has its duration; those about single keys have none.
+        // A fetch logs one event with its duration. Events about single keys have no duration.
         if metadata.target() == "vercel_oidc_verifier::key_set" && metadata.fields().field("duration_ms").is_some() {
             self.0.send_modify(|ended| *ended += 1);
         }
     }
 }
 
-/// Moves tokio's clock. It runs as ever before and after, since a paused one would jump while sockets are waited for.
+/// Moves tokio's clock. It runs before and after, because a paused clock jumps ahead while a test waits for a socket.
 pub(crate) async fn advance(by: Duration) {
     tokio::time::pause();
     tokio::time::advance(by).await;
     tokio::time::resume();
 }
 
-/// Waits for what happens at once, or else never.
-pub(crate) async fn patiently<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(5), event).await.unwrap_or_else(|_| panic!("it doesn't happen"))
+/// Waits for an event that happens at once, and fails after 5 s.
+pub(crate) async fn within_5_s<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(5), event).await.unwrap_or_else(|_| panic!("nothing happened within 5 s"))
 }
 
-/// What came back, and nothing left out.
+/// A whole answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -187,7 +187,7 @@ impl Answer {
         Self { status, headers: lines.map(|line| header(line).unwrap()).collect(), body: body.to_owned() }
     }
 
-    /// The header's one value.
+    /// The header's value. A second header of this name fails the test.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let value = values.next();
@@ -226,7 +226,7 @@ pub(crate) async fn request(address: SocketAddr, method: &str, path: &str, heade
     Answer::parse(exchange(address, &head).await)
 }
 
-/// Sends these bytes, and returns all that comes until the other side closes.
+/// Sends these bytes, and returns everything that arrives until the other side closes the connection.
 pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();

@@ -1,4 +1,4 @@
-//! The real binary, with nothing of this process' environment.
+//! The real binary, without the environment of the test's process.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::FakeIssuer;
 
-/// A running backend, and all that it has printed. It ends with its owner.
+/// A running backend and its output. Dropping it kills the process.
 pub(crate) struct Program {
     pub(crate) address: SocketAddr,
     child: Child,
@@ -16,20 +16,20 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it with the settings that trust this issuer's tokens, and these.
+    /// Starts a backend that trusts this issuer's tokens, with more settings.
     pub(crate) async fn start(issuer: &FakeIssuer, more: &[(&str, &str)]) -> Self {
         let mut command = trusting(issuer, command());
         command.envs(more.iter().copied());
         Self::spawn(command).await
     }
 
-    /// Waits until it says where it listens, so `RUST_LOG` must let it.
+    /// Starts a backend, and waits until its log has its address. `RUST_LOG` must not filter that line.
     pub(crate) async fn spawn(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = watch::Sender::new(String::new());
         let mut printed = output.subscribe();
-        gather(child.stdout.take().unwrap(), output.clone());
-        gather(child.stderr.take().unwrap(), output);
+        collect_output(child.stdout.take().unwrap(), output.clone());
+        collect_output(child.stderr.take().unwrap(), output);
         let address = |text: &str| {
             let line = text.lines().find(|line| line.contains("listening"))?;
             let address = line.split("127.0.0.1:").nth(1)?;
@@ -41,7 +41,7 @@ impl Program {
         Self { address, child, output: printed }
     }
 
-    /// Waits until it has printed this.
+    /// Waits until this text is in its output.
     pub(crate) async fn prints(&mut self, text: &str) {
         drop(self.output.wait_for(|output| output.contains(text)).await.unwrap());
     }
@@ -50,7 +50,7 @@ impl Program {
         self.output.borrow().clone()
     }
 
-    /// The process' id, as a command takes it.
+    /// The process's id, as the argument of a command.
     pub(crate) fn id(&self) -> String {
         self.child.id().to_string()
     }
@@ -61,7 +61,7 @@ impl Program {
         assert!(sent.success());
     }
 
-    /// Waits for its end; returns its exit code and all that it has printed.
+    /// Waits for its end, and returns its exit code and its output.
     pub(crate) async fn end(mut self) -> (Option<i32>, String) {
         // Each reader holds a sender until its stream ends.
         while self.output.changed().await.is_ok() {}
@@ -72,7 +72,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already.
+        // An error means that it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -85,7 +85,7 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// With the settings that trust this issuer's tokens.
+/// Adds the settings that make the backend trust this issuer's tokens.
 pub(crate) fn trusting(issuer: &FakeIssuer, mut command: Command) -> Command {
     command.envs([
         ("OIDC_TEAM_SLUG", "acme"),
@@ -97,7 +97,7 @@ pub(crate) fn trusting(issuer: &FakeIssuer, mut command: Command) -> Command {
     command
 }
 
-fn gather(mut stream: impl Read + Send + 'static, output: watch::Sender<String>) {
+fn collect_output(mut stream: impl Read + Send + 'static, output: watch::Sender<String>) {
     std::thread::spawn(move || {
         let mut bytes = [0; 4096];
         while let Ok(length @ 1..) = stream.read(&mut bytes) {
