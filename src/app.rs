@@ -12,9 +12,11 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
-use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tower::ServiceBuilder;
+use tower::util::MapResponse;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use vercel_oidc_verifier::{Problem, Verifier, require_token};
@@ -26,31 +28,36 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a request's body may pause.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The application: a router, and a last look at its answers.
+pub type App = MapResponse<Router, fn(Response) -> Response>;
+
 /// Puts the guard, the limits and the log around these routes, and adds the open ones.
 ///
 /// # Panics
 ///
 /// The routes already have `/healthz` or `/readyz`.
-pub fn app(routes: Router, verifier: Arc<Verifier>) -> Router {
+pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
     let guard = from_fn_with_state(verifier.clone(), require_token);
-    let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(guard.clone());
+    let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
+        ServiceBuilder::new()
+            .layer(from_fn(observe))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(guard.clone())
+            .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT)),
+    );
     let open = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(verifier)
-        .method_not_allowed_fallback(method_not_allowed.layer(guard));
-    let all = protected
-        .merge(open)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
-        .layer(CatchPanicLayer::custom(panicked))
+        .method_not_allowed_fallback(method_not_allowed.layer(guard))
         .layer(from_fn(observe));
-    // A router adds `Allow` outside of its layers, so removing it takes another router around the first.
-    Router::new().fallback_service(all).layer(map_response(hide_methods))
+    // Around the router, because it adds `Allow` outside of its layers.
+    MapResponse::new(protected.merge(open), hide_methods)
 }
 
 /// Only the answer to a verified caller says which methods a path has.
-async fn hide_methods(mut response: Response) -> Response {
+fn hide_methods(mut response: Response) -> Response {
     let problem = response.extensions().get::<Problem>();
     if problem.is_some_and(|problem| problem.status() != StatusCode::METHOD_NOT_ALLOWED) {
         response.headers_mut().remove(ALLOW);
@@ -116,7 +123,7 @@ mod tests {
     use super::*;
     use crate::testing::{app, authorized, claims, send};
 
-    async fn call(app: &Router, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
+    async fn call(app: &App, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
         let (status, headers, body) = send(app, authorized(Request::post(path), &claims("production")), body).await;
         assert_eq!(headers.get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(), ["no-store"]);
         (status, body)

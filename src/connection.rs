@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Request, Response};
@@ -26,6 +25,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
+
+use crate::app::App;
 
 /// Idle time and an incomplete head together. Load balancers and clients keep idle connections for 60 s by default. They
 /// must close first, or their next request meets a closed connection.
@@ -102,7 +103,7 @@ impl Activity {
 }
 
 /// Serves this connection until it ends or has been idle too long.
-pub(crate) async fn serve(stream: TcpStream, app: Router, activity: Arc<Activity>, watcher: Watcher) {
+pub(crate) async fn serve(stream: TcpStream, app: App, activity: Arc<Activity>, watcher: Watcher) {
     let of_requests = activity.clone();
     let service = service_fn(move |request| answer(app.clone(), request, of_requests.clone()));
     let connection = http1::Builder::new()
@@ -122,7 +123,7 @@ pub(crate) async fn serve(stream: TcpStream, app: Router, activity: Arc<Activity
 }
 
 async fn answer(
-    app: Router,
+    app: App,
     request: Request<Incoming>,
     activity: Arc<Activity>,
 ) -> Result<Response<AnswerBody>, Infallible> {

@@ -8,13 +8,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
+use crate::app::App;
 use crate::connection::{self, Activity};
 
 /// Longer than a request that waits for a fetch of the keys (5 s).
@@ -32,7 +32,7 @@ const OTHER_FILES: usize = 64;
 ///
 /// The system refuses its limits on open files, or to listen. An error of a single connection ends only that
 /// connection.
-pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     SockRef::from(&listener).listen(BACKLOG)?;
     let mut connections = Connections::new(max_connections()?);
     let graceful = GracefulShutdown::new();
@@ -123,7 +123,7 @@ impl Connections {
         self.open.remove(&id);
     }
 
-    fn add(&mut self, stream: TcpStream, app: Router, watcher: Watcher) {
+    fn add(&mut self, stream: TcpStream, app: App, watcher: Watcher) {
         let activity = Arc::new(Activity::new(self.became_idle.clone()));
         let task = self.tasks.spawn(connection::serve(stream, app, activity.clone(), watcher));
         self.open.insert(task.id(), Connection { task, activity });
@@ -134,17 +134,23 @@ impl Connections {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use axum::Router;
     use axum::routing::get;
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::{Semaphore, mpsc, oneshot};
+    use tower::util::MapResponse;
 
     use super::*;
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
+    fn unguarded(routes: Router) -> App {
+        MapResponse::new(routes, std::convert::identity)
+    }
+
     /// The client's end of a new connection.
-    async fn connect(connections: &mut Connections, graceful: &GracefulShutdown, app: &Router) -> TcpStream {
+    async fn connect(connections: &mut Connections, graceful: &GracefulShutdown, app: &App) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
@@ -169,7 +175,7 @@ mod tests {
             entered.send(()).unwrap();
             may_answer.acquire().await.unwrap().forget();
         });
-        let app = Router::new().route("/", waits);
+        let app = unguarded(Router::new().route("/", waits));
         let (mut connections, graceful) = (Connections::new(2), GracefulShutdown::new());
         let mut busy = Vec::new();
         for _ in 0..2 {
@@ -196,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_is_still_being_written_is_not_idle() {
         const BYTES: usize = 32 << 20;
-        let app = Router::new().route("/", get(|| async { vec![b'x'; BYTES] }));
+        let app = unguarded(Router::new().route("/", get(|| async { vec![b'x'; BYTES] })));
         let (mut connections, graceful) = (Connections::new(2), GracefulShutdown::new());
         let mut reading = connect(&mut connections, &graceful, &app).await;
         reading.write_all(REQUEST).await.unwrap();
@@ -223,7 +229,7 @@ mod tests {
     async fn forgets_a_connection_that_has_ended() {
         let (mut connections, graceful) = (Connections::new(10), GracefulShutdown::new());
         for _ in 0..5 {
-            drop(connect(&mut connections, &graceful, &Router::new()).await);
+            drop(connect(&mut connections, &graceful, &unguarded(Router::new())).await);
         }
         assert_eq!(connections.open.len(), 5);
         while !connections.open.values().all(|connection| connection.task.is_finished()) {
@@ -245,7 +251,7 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        let server = tokio::spawn(serve(listener, Router::new().route("/", hangs), shutdown));
+        let server = tokio::spawn(serve(listener, unguarded(Router::new().route("/", hangs)), shutdown));
         client.write_all(REQUEST).await.unwrap();
         entries.recv().await.unwrap();
         stop.send(()).unwrap();

@@ -15,11 +15,13 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use vercel_oidc_verifier::{KeySet, Subject, Trust, Verifier, vercel_issuer};
 
+use crate::app::App;
+
 /// Making a key takes long, so all tests share it.
 static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("test").unwrap());
 
 /// The application with these routes. It trusts every environment of the project.
-pub(crate) fn app(routes: Router) -> Router {
+pub(crate) fn app(routes: Router) -> App {
     let deployment = Deployment::default();
     let subjects = [Subject::new("owner:acme:project:storefront:environment:*")];
     let trust = Trust::issuer(vercel_issuer(&deployment.team), [deployment.audience()], subjects);
@@ -39,7 +41,7 @@ pub(crate) fn authorized(request: Builder, claims: &Value) -> Builder {
 }
 
 /// Sends the request. The last part of the answer is its body, or `null` if that is not JSON.
-pub(crate) async fn send(app: &Router, request: Builder, body: impl Into<Body>) -> (StatusCode, HeaderMap, Value) {
+pub(crate) async fn send(app: &App, request: Builder, body: impl Into<Body>) -> (StatusCode, HeaderMap, Value) {
     let response = app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
     let (head, body) = response.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
