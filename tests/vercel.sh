@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Proves with Vercel's own CLI, Rust builder and function proxy that this repository deploys in each way that the docs
-# describe.
+# Deploys this repository in each way that the docs describe, with Vercel's own CLI, Rust builder and function proxy.
 #
 # Needs Linux on x86-64 (the proxy is built for it), Rust, a C compiler, Node.js, curl and git. It uses the network for
-# packages only: its tokens come from the local issuer. It works on a copy, so the repository gains nothing but target/.
-# CARGO_TARGET_DIR says where to build (default: target/).
+# packages only, because its tokens come from the local issuer. It works on a copy, and only target/ changes.
+# CARGO_TARGET_DIR is the build folder (default: target/).
 set -euo pipefail
 
 if [[ $(uname -sm) != "Linux x86_64" ]]; then
-    echo "skipped - everything (Vercel's proxy runs on Linux on x86-64 only, and this is $(uname -sm))"
+    echo "skipped - everything (Vercel's proxy needs Linux on x86-64, and this is $(uname -sm))"
     echo "0 passed, 0 failed, 1 skipped"
     exit
 fi
@@ -17,7 +16,7 @@ work=$(mktemp -d)
 copy=$work/repo
 cli_folder=$root/target/vercel-cli
 cli_version=60.1.3
-# What this version of the CLI is built with, according to its package.json.
+# The versions in this CLI's package.json.
 detectors_version=7.7.3 frameworks_version=3.34.0
 vercel=$cli_folder/node_modules/.bin/vercel
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} VERCEL_TELEMETRY_DISABLED=1
@@ -26,7 +25,7 @@ unset "${!OIDC_@}" "${!BACKEND_@}" "${!VERCEL_OIDC_@}" VERCEL_ENV VERCEL_PROJECT
 
 passed=0 failed=0 skipped=0 running=() tokens=()
 
-# check NAME COMMAND...: one line says whether the command succeeds. If it fails, its output follows.
+# check NAME COMMAND...: prints whether the command succeeded. If it failed, its output follows.
 check() {
     local name=$1
     shift
@@ -40,7 +39,7 @@ check() {
     fi
 }
 
-# skip NAME REASON: one line says that this check can't run here, and why.
+# skip NAME REASON: prints that this check can't run here, and why.
 skip() {
     echo "skipped - $1 ($2)"
     skipped=$((skipped + 1))
@@ -53,7 +52,7 @@ stop() {
 trap '((${#running[@]} == 0)) || stop "${running[@]}"; rm -rf "$work"' EXIT
 
 # Vercel's proxy always listens on port 3000. If the system permits it, the programs run in a network namespace with
-# nothing but loopback: there the port is free, and nothing can reach the internet.
+# only loopback. The port is free there, and nothing can reach the internet.
 inside=()
 if unshare --user --map-root-user --net ip link set lo up 2>/dev/null; then
     exec {up}< <(exec unshare --user --map-root-user --net sh -c 'ip link set lo up && echo up && exec tail -f /dev/null')
@@ -62,7 +61,7 @@ if unshare --user --map-root-user --net ip link set lo up 2>/dev/null; then
     inside=(nsenter "--target=$!" --user --net --preserve-credentials)
 fi
 
-# start COMMAND...: starts it inside; $started is its process, $output what it prints.
+# start COMMAND...: starts the command inside. $started is its process, and $output is its output.
 start() {
     exec {output}< <(exec "${inside[@]}" "$@" 2>&1)
     started=$!
@@ -71,7 +70,7 @@ start() {
     : >"$log"
 }
 
-# prints PATTERN: waits until it has printed a line with this pattern. All that it printed is in $log.
+# prints PATTERN: waits until the started command prints a line with this pattern. The output so far is in $log.
 prints() {
     local line
     while read -r -t 900 line <&"$output"; do
@@ -81,7 +80,7 @@ prints() {
     cat "$log" && return 1
 }
 
-# serve VARIABLE...: serves the functions of the last build at $url. $record has what they log and print.
+# serve VARIABLE...: serves the functions of the last build at $url. $record holds their log and output.
 serve() {
     record=$work/record
     : >"$record"
@@ -91,14 +90,14 @@ serve() {
     url=http://127.0.0.1:$port
 }
 
-# new_token ENVIRONMENT: $token is a new token of this environment.
+# new_token ENVIRONMENT: sets $token to a new token of this environment.
 new_token() {
     echo "$1" >&"${issuer[1]}"
     read -r token <&"${issuer[0]}"
     tokens+=("$token")
 }
 
-# answers STATUS TEXT CURL-ARGUMENT...: the answer has this status, and the text is in its headers or body.
+# answers STATUS TEXT CURL-ARGUMENT...: the answer has this status, and this text in its headers or body.
 answers() {
     local status=$1 text=$2 answer
     shift 2
@@ -107,7 +106,7 @@ answers() {
     [[ ${answer##*$'\n'} == "$status" && $answer == *"$text"* ]] || { echo "$answer" && return 1; }
 }
 
-# accepts CURL-ARGUMENT...: the answer is 200, and the backend has verified a token for it. The body is the routes' matter.
+# accepts CURL-ARGUMENT...: the answer is 200 to a verified caller. The body is not checked, because routes can change.
 accepts() {
     answers 200 'verify;dur=' "$@"
 }
@@ -119,7 +118,7 @@ logs() {
         grep --quiet --fixed-strings "$1" "$2" && return
         sleep 0.1
     done
-    echo "after $attempt attempts, '$1' is not in the log" && cat "$2" && return 1
+    echo "'$1' is not in the log after $attempt attempts" && cat "$2" && return 1
 }
 
 # vercel_build PROJECT-SETTINGS: builds the copy as Vercel's build machines do.
@@ -136,7 +135,7 @@ output_is() {
     )
 }
 
-# no_token_in FILE: the signature of none of the tokens so far is there. Without it, the rest of a token is worthless.
+# no_token_in FILE: the file holds no signature of a token so far. Without its signature, a token can't be used.
 no_token_in() {
     local token
     for token in "${tokens[@]}"; do
@@ -154,7 +153,7 @@ blocks() {
     ' "$root/docs/take-along.md"
 }
 
-# fails_with TEXT COMMAND...: the command fails, and prints the text.
+# fails_with TEXT COMMAND...: the command fails and prints the text.
 fails_with() {
     local text=$1 output
     shift
@@ -167,7 +166,7 @@ one_end_for_each_invocation() {
     diff <(sed -n 's/^invocation //p' "$record" | sort) <(sed -n 's/^frame \([^ ]*\) end .*/\1/p' "$record" | sort)
 }
 
-# ---- What it takes ----
+# ---- Preparation ----
 
 installed_version() {
     node -p "require('$cli_folder/node_modules/$1/package.json').version" 2>/dev/null
@@ -205,24 +204,24 @@ echo "x-vercel-oidc-token: $token" >"$work/header"
 serve "${trust[@]}"
 check "the caller serves its page" answers 200 '</html>' "$url/"
 check "the caller calls the backend with the token of the request" accepts "$url/api/call"
-check "and the backend knows whose token it is" logs "$subject:production" "$record"
+check "and the backend logs the subject of the token" logs "$subject:production" "$record"
 echo "x-vercel-internal-oidc-token: $token" >"$work/header"
-check "and with the token as Vercel gives it to a runtime" accepts "$url/api/call"
-check "and says so" answers 200 'desc=x-vercel-internal-oidc-token' "$url/api/call"
+check "and with a token in x-vercel-internal-oidc-token" accepts "$url/api/call"
+check "and Server-Timing names this header" answers 200 'desc=x-vercel-internal-oidc-token' "$url/api/call"
 check "the backend refuses a request without a token" answers 401 '"missing_token"' "$url/backend"
-check "the backend's health is open" answers 200 '' "$url/backend/healthz"
+check "/healthz needs no token" answers 200 '' "$url/backend/healthz"
 check "tests/smoke.sh passes" "${inside[@]}" "$root/tests/smoke.sh" "$url"
 new_token preview
 echo "x-vercel-oidc-token: $token" >"$work/header"
 check "the backend refuses another environment" answers 502 '"backend_code":"forbidden"' "$url/api/call"
-check "tests/smoke.sh fails then" fails_with 'The backend trusts another project or environment.' "${inside[@]}" "$root/tests/smoke.sh" "$url"
+check "tests/smoke.sh fails for it" fails_with 'The backend trusts another project or environment.' "${inside[@]}" "$root/tests/smoke.sh" "$url"
 stop "$started"
 check "each invocation ended once" one_end_for_each_invocation
 check "the caller wrote to its invocation's log" grep -q "^frame [^ ]*index.func log " "$record"
-check "and neither that nor any other frame or line holds a token" no_token_in "$record"
+check "and no frame and no line holds a token" no_token_in "$record"
 
 serve
-check "without settings the backend starts, and trusts its own project" answers 401 '"missing_token"' "$url/backend"
+check "without settings, the backend starts and trusts its own project" answers 401 '"missing_token"' "$url/backend"
 if ((${#inside[@]})); then
     check "whose keys can't be fetched here" answers 503 '"backend_status":503' "$url/api/call"
 else
@@ -238,21 +237,21 @@ check "Vercel detects Rust, and the docs name presets that it offers" \
 # ---- The backend anywhere ----
 
 check "cargo builds the backend alone" cargo build --release --locked --package backend
-# The C library and the compiler's own: what a slim image has. Everything else is in the binary.
+# A slim image has the C library and the compiler's own library. Everything else must be in the binary.
 other_libraries() {
     ldd "$CARGO_TARGET_DIR/release/backend" | grep -vE '(linux-vdso|libgcc_s|libm|libc)\.so|/ld-linux'
 }
-check "and the binary needs no other library than the C library" test -z "$(other_libraries)"
+check "and the binary needs no library but the C library" test -z "$(other_libraries)"
 
 start env "${trust[@]}" OIDC_ENVIRONMENT=preview PORT=0 "$CARGO_TARGET_DIR/release/backend"
 check "the backend alone starts" prints 'listening address='
 backend_url=http://127.0.0.1:$(sed -n 's/.*listening address=.*://p' "$log")
 check "and accepts a token" accepts -H "Authorization: Bearer $token" "$backend_url/"
-check "and is ready then" answers 200 '' "$backend_url/readyz"
+check "and then is ready" answers 200 '' "$backend_url/readyz"
 
 # ---- The check of any backend ----
 
-# attack OPTION...: sends good and bad tokens to the backend that has just started.
+# attack OPTION...: sends valid and invalid tokens to the backend that has just started.
 attack() {
     "${inside[@]}" "$CARGO_TARGET_DIR/debug/examples/check" --port 9401 "$@" "http://127.0.0.1:$checked_port/"
 }
@@ -266,10 +265,10 @@ attack_passes() {
     attack --strict && attack --json | node -e 'const r = JSON.parse(require("fs").readFileSync(0)); process.exit(r.clean && r.cases.length >= 60 ? 0 : 1)'
 }
 start_checked "OIDC_SUBJECT=$subject:production" "OIDC_OWNER_ID=$owner_id" "OIDC_PROJECT_ID=$project_id"
-check "the backend refuses every bad token of the check" attack_passes
+check "the backend passes every case of the check" attack_passes
 stop "$started"
 start_checked 'OIDC_SUBJECT=owner:acme:project:*:environment:*'
-check "a backend that trusts too many is found out" fails_with 'subject: The API does not check' attack
+check "the check detects a backend that trusts too many callers" fails_with 'subject: The API does not check' attack
 stop "$started"
 
 # ---- Two projects ----
@@ -284,12 +283,12 @@ check "api/ builds as a project" vercel_build '{"rootDirectory": "api"}'
 check "with one function, and nothing else" output_is ./functions/index.rs.func
 rm api/vercel.json
 serve BACKEND_URL="$backend_url"
-check "which calls a backend elsewhere" accepts "$url/api/call"
+check "and calls a backend elsewhere" accepts "$url/api/call"
 stop "$started"
 
 check "src/ builds as a project" vercel_build '{"rootDirectory": "src", "framework": "rust"}'
 check "with one function, and nothing else" output_is ./functions/rust.func
-check "which is packaged as a server" test -x .vercel/output/functions/rust.func/user-server
+check "and it is packaged as a server" test -x .vercel/output/functions/rust.func/user-server
 serve "${trust[@]}" OIDC_ENVIRONMENT=preview
 check "and accepts a token" accepts -H "Authorization: Bearer $token" "$url/"
 stop "$started"
@@ -311,7 +310,7 @@ check "tests/smoke.sh passes" "${inside[@]}" "$root/tests/smoke.sh" "$url"
 new_token preview
 echo "$token" >oidc-token
 check "and takes a new token from the file" accepts "$url/api/call"
-check "which the backend knows for another environment's" logs "$subject:preview" "$log"
+check "and the backend logs the subject of the new token" logs "$subject:preview" "$log"
 new_token production
 echo "$token" >oidc-token
 check "and refuses a token of an environment that it does not trust" answers 502 '"backend_code":"forbidden"' "$url/api/call"
@@ -320,15 +319,15 @@ stop "$started"
 wait "$rest"
 check "and printed no token" no_token_in "$log"
 
-# ---- api/ in a project that was there before ----
+# ---- api/ in an existing project ----
 
 rm -rf src tests benches .env oidc-token
 sed -i '/^\[package\]/,$d; /^default-members/d; s/^members = .*/members = ["api", "api\/_oidc"]/' Cargo.toml
 mkdir public
 echo 'User-agent: *' >public/robots.txt
 echo '{ "rewrites": [{ "source": "/api/call", "destination": "/api" }] }' >vercel.json
-check "api/ builds in a project that was there before" vercel_build '{}'
-check "and index.rs alone becomes a function, and public/ alone is published" \
+check "api/ builds in an existing project" vercel_build '{}'
+check "and only index.rs becomes a function, and only public/ is published" \
     output_is ./functions/api/index.func ./static/robots.txt
 serve BACKEND_URL="$backend_url"
 new_token preview
@@ -345,7 +344,6 @@ follow_recipe() {
         echo 'User-agent: *' >public/robots.txt &&
         blocks "$recipe" toml >>Cargo.toml && blocks "$recipe" rust >api/order.rs &&
         cp "$root/Cargo.lock" . &&
-        # `cargo init` leaves the dependencies' table open.
         bash -euc "$(blocks "$recipe" bash)" && cat Cargo.toml
 }
 mkdir "$work/fresh" && cd "$work/fresh"

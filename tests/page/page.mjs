@@ -1,5 +1,5 @@
-// What a person can see and do on the page. `tests/page/run` installs what this needs, and starts it with the path of the
-// stand-in and the path of Chromium. Screenshots go to target/page/.
+// What a user can see and do on the page. `tests/page/run` installs the dependencies, and starts this file with the
+// paths of the stand-in and of Chromium. Screenshots are in target/page/.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -30,7 +30,7 @@ const browser = await chromium.launch({
 let passed = 0;
 let failed = 0;
 
-// Runs one check in a new browser. In every check the page asks no other host, and its console stays empty.
+// Runs one check in a new browser. Each check also fails if the page sends a request to another host or logs an error.
 async function check(name, { refused, complains, ...options }, test) {
   const context = await browser.newContext({ reducedMotion: "reduce", ...options });
   context.setDefaultTimeout(10_000);
@@ -42,7 +42,7 @@ async function check(name, { refused, complains, ...options }, test) {
   });
   page.on("pageerror", (error) => complaints.push(`threw ${error}`));
   page.on("console", (message) => {
-    // Chromium itself reports a status that is not 2xx, and a connection that broke.
+    // Chromium logs each status other than 2xx, and each broken connection.
     const reported = message.location().url.startsWith(`${origin}/api/call`) && message.text().startsWith("Failed to load resource");
     if (!(refused && reported)) complaints.push(`console: ${message.text()}`);
   });
@@ -70,7 +70,7 @@ async function open(page) {
   return response.headers();
 }
 
-// Clicks, and waits for the verdict.
+// Clicks, and waits for the result.
 async function press(page, button) {
   const [response] = await Promise.all([page.waitForResponse((one) => one.url().includes("/api/call")), button.click()]);
   await panel(page).getByRole("heading").waitFor();
@@ -79,7 +79,7 @@ async function press(page, button) {
 
 const unbroken = (text) => text.replaceAll("`", "");
 
-// The texts that the page shows for any JSON: an object as a list of its members, everything else as text.
+// The texts that the page shows for any JSON. It shows an object as a list of members, and other values as text.
 function texts(value) {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return Object.entries(value).flatMap(([key, member]) => [key, ...texts(member)]);
   return [typeof value === "string" ? value : JSON.stringify(value)];
@@ -187,7 +187,7 @@ for (const [name, json] of [
   });
 }
 
-await check("an answer that is no JSON, and no answer, are reported", { refused: true }, async (page) => {
+await check("an answer that is not JSON and a missing answer are reported", { refused: true }, async (page) => {
   await open(page);
   await page.route("**/api/call", (route) => route.fulfill({ status: 500, body: "<h1>Crashed</h1>", contentType: "text/html" }));
   await press(page, primary(page));
@@ -208,11 +208,11 @@ await check("markup in an answer is text", { refused: true, complains: /TrustedH
     assert.equal(await panel(page).locator("img, b").count(), 0);
     await page.unroute("**/api/call");
   }
-  // The browser itself forbids markup.
+  // The browser forbids markup (Trusted Types).
   await assert.rejects(page.evaluate((text) => { document.body.innerHTML = text; }, markup), /TrustedHTML/);
 });
 
-await check("the steps light up one after the other", { reducedMotion: "no-preference" }, async (page) => {
+await check("the steps light up in order", { reducedMotion: "no-preference" }, async (page) => {
   await open(page);
   await withToken(page, "exchanged");
   await page.evaluate(() => {
@@ -256,7 +256,7 @@ await check("by keyboard alone", { refused: true }, async (page) => {
   await panel(page).getByRole("heading", { name: "The call was refused" }).waitFor();
 });
 
-await check("without the stand-in, the page offers no wrong token", {}, async (page) => {
+await check("without the stand-in, the page offers no invalid token", {}, async (page) => {
   let asked;
   await page.route(`${origin}/`, async (route) => {
     if (route.request().method() !== "HEAD") return route.continue();
@@ -268,11 +268,11 @@ await check("without the stand-in, the page offers no wrong token", {}, async (p
   assert(asked && !(await refusals(page).isVisible()));
 });
 
-await check("without JavaScript: the link, and no button that does nothing", { javaScriptEnabled: false, complains: /status of 404/ }, async (page) => {
+await check("without JavaScript, the page has a link and no dead button", { javaScriptEnabled: false, complains: /status of 404/ }, async (page) => {
   await open(page);
   assert.equal(await page.locator("button:visible, [role=status]:visible").count(), 0);
   assert(await page.getByRole("heading", { name: "What happens, step by step" }).isVisible());
-  // For bare JSON Chromium asks for an icon.
+  // Chromium requests an icon for a page of JSON.
   await page.getByRole("link", { name: "/api/call" }).click();
   await page.waitForURL("**/api/call");
   JSON.parse(await page.locator("body").innerText());

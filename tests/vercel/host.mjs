@@ -1,11 +1,11 @@
-// Runs what `vercel build` made as Vercel runs it: requests follow the output's routes to a function, a process of its
-// own that talks over VERCEL_IPC_PATH (NUL-terminated JSON frames). No dependency but Node.
+// Runs the output of `vercel build` as Vercel does. A request follows the output's routes to a function. Each function
+// is a process that talks over VERCEL_IPC_PATH (NUL-terminated JSON frames). The only dependency is Node.
 //
 //   node host.mjs check OUTPUT                   exits 0 if every function that a route names exists
 //   node host.mjs serve OUTPUT [NAME=VALUE]...   prints its port, serves until SIGTERM; NAME=VALUE is the functions' environment
 //
-// `serve` adds the header in the file HOST_HEADER (`name: value`) to each request, as Vercel adds the token, and writes what it
-// is told to HOST_RECORD: a line for each frame, with log messages decoded, and each line that a function prints.
+// `serve` adds the header in the file HOST_HEADER (`name: value`) to each request, as Vercel adds the token. It writes
+// to HOST_RECORD each frame, with log messages decoded, and each line that a function prints.
 
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -28,7 +28,7 @@ const functionAt = (folder, path) =>
 
 /** Follows the routes of the Build Output API: the function that answers `path`, and the path that it sees. */
 function follow(folder, path) {
-  // A `handle` opens a phase, and those for errors and for answers come after a function has been found.
+  // A `handle` begins a phase. The phases for errors and answers come after the function has been found.
   let phase = 'first';
   const phases = { first: [], filesystem: [] };
   for (const route of routesOf(folder)) {
@@ -56,7 +56,7 @@ function check() {
     for (const { dest, destination } of routesOf(folder)) {
       if (destination?.service) visit(join(folder, 'services', destination.service));
       else if (dest && !dest.includes('$') && !dest.endsWith('/404.html') && !functionAt(folder, dest))
-        problems.push(`a route of ${folder} leads to ${dest}, where no function is`);
+        problems.push(`a route of ${folder} leads to ${dest}, which is not a function`);
     }
   };
   visit(output);
@@ -102,10 +102,10 @@ async function startAnew(folder) {
   await once(server.listen(socket), 'listening');
   const child = spawn(executable, [], {
     cwd: folder,
-    // A group of its own, so that what it starts can be stopped with it.
+    // A new process group, so that the function's own processes can be stopped too.
     detached: true,
     env: {
-      // At Vercel each function has a machine to itself, and port 3000.
+      // At Vercel, each function has its own machine and port 3000.
       VERCEL_DEV_PORT: String(await freePort()),
       VERCEL_IPC_PATH: socket,
       VERCEL: '1',
@@ -123,7 +123,7 @@ async function startAnew(folder) {
   child.once('error', fails);
   child.once('exit', (code, signal) => fails(new Error(`${name} stopped: ${signal ?? `exit code ${code}`}`)));
   const port = await started;
-  // Vercel's proxy says that it has started a moment before it listens.
+  // Vercel's proxy reports its start a moment before it listens.
   while (!(await listens(port))) await setTimeout(5);
   return port;
 }
@@ -180,7 +180,7 @@ async function serve() {
   await once(frontDoor.listen(0, '127.0.0.1'), 'listening');
   process.once('SIGTERM', async () => {
     frontDoor.close();
-    // An invocation goes on until its `end`, which comes after the answer. One that never comes is missed in the record.
+    // An invocation ends with its `end` frame, which comes after the answer. The record shows if the frame is missing.
     if (ends < invocations) await Promise.race([new Promise((done) => (allEnded = done)), setTimeout(5_000)]);
     const running = children.filter((child) => child.exitCode === null && child.signalCode === null);
     const stopped = running.map((child) => once(child, 'close'));

@@ -1,5 +1,5 @@
-// Proves with the framework detection that ships in Vercel's npm packages that this repository is a Rust project to Vercel,
-// and that the documentation names only presets that Vercel offers without a flag.
+// Checks with the framework detection in Vercel's npm packages that Vercel takes this repository for a Rust project,
+// and that the documentation names only presets that Vercel offers by default.
 //
 //   node presets.mjs PACKAGES-FOLDER REPOSITORY PAGE
 
@@ -17,7 +17,7 @@ const fs = new LocalFileSystemDetector(repository);
 const detected = await detectFramework({ fs, frameworkList });
 assert.equal(detected, 'rust', 'what Vercel detects');
 
-// The name "Other" stands for no framework at all.
+// "Other" means no framework.
 const offered = new Set(frameworkList.filter(({ experimental, slug }) => !experimental && slug).map(({ name }) => name)).add('Other');
 const row = readFileSync(page, 'utf8').match(/^\| Framework Preset \|(.*)\|$/m);
 assert(row, `${page} has a row "Framework Preset"`);

@@ -1,5 +1,4 @@
-//! Does an API verify Vercel's OIDC tokens? `cargo run -p local --example check -- URL` finds out, whatever the API is
-//! written in.
+//! Checks whether an API in any language verifies Vercel's OIDC tokens: `cargo run -p local --example check -- URL`.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -10,19 +9,20 @@ use local::check::{Check, Options, Outcome, Progress, Row};
 const USAGE: &str = "\
 usage: cargo run -p local --example check -- [OPTIONS] URL
 
-Starts a local issuer, waits for the API at URL, and sends it good tokens and bad ones. URL is a protected route that
-answers GET with 2xx. Exit code 0: every good token was accepted, and every bad one refused. 1: not so. 2: not tried.
+Starts a local issuer, waits for the API at URL, and sends it valid and invalid tokens. URL is a protected route that
+answers GET with 2xx. Exit code 0: the API accepted every valid token and refused every invalid token. 1: it did not.
+2: the check could not run.
 
   --port PORT              the local issuer's port (9400)
-  --path PATH              the path of the protected route, in place of URL's
-  --header 'NAME: VALUE'   a header of each request, may be repeated; with {token} in VALUE, this header holds the
-                           token (authorization: Bearer {token})
+  --path PATH              the path of the protected route, instead of URL's
+  --header 'NAME: VALUE'   a header of each request. {token} in VALUE is replaced by the token. May be repeated
+                           (authorization: Bearer {token})
   --issuer ISS             the issuer that tokens name (http://127.0.0.1:PORT/acme)
   --audience AUD           the audience that the API accepts (https://vercel.com/acme)
   --subject SUB            the subject that the API accepts (owner:acme:project:storefront:environment:production)
   --wait SECONDS           how long the API may take to start (60)
-  --strict                 fail for a bad token too that alone gains an attacker nothing
-  --json                   print one JSON document in place of the table
+  --strict                 also fail for accepted tokens that alone gain an attacker nothing
+  --json                   print one JSON document instead of the table
 ";
 
 #[tokio::main]
@@ -47,16 +47,16 @@ async fn check(url: &str, options: Options, json: bool) -> io::Result<bool> {
     let port = options.port;
     let check = Check::start(options).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
-            io::Error::new(error.kind(), format!("port {port} is taken: choose another by --port"))
+            io::Error::new(error.kind(), format!("port {port} is in use: choose another with --port"))
         }
         _ => error,
     })?;
-    // The table goes to standard output. What is told meanwhile goes to standard error, so that `--json` is JSON alone.
+    // The table goes to standard output. Progress goes to standard error, so that `--json` prints only JSON.
     eprintln!("Configure the API with these settings, and start it:\n");
     for (name, value) in check.settings() {
         eprintln!("  {name:<10}{value}");
     }
-    eprintln!("\nIf it checks ids too:\n");
+    eprintln!("\nIf it also checks ids:\n");
     for (name, value) in check.ids() {
         eprintln!("  {name:<12}{value}");
     }
@@ -91,7 +91,7 @@ fn line(row: &Row, colour: bool) -> String {
     format!("{word}{:<26}{:<8}{answered:<5}{} ({})", row.name, row.expected, row.what, row.source)
 }
 
-/// A reader that has gone away is no reason to panic, as `println!` would.
+/// Prints, and ignores a closed pipe. `println!` would panic.
 fn print(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
@@ -130,5 +130,5 @@ fn arguments(arguments: impl Iterator<Item = String>) -> Result<(String, Options
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("not a number that fits here: {text}\n\n"))
+    text.parse().map_err(|_| format!("not a number in range: {text}\n\n"))
 }

@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 
 use crate::unix_seconds;
 
-/// The deployment that a token is about.
+/// The deployment that a token names.
 #[derive(Clone, Debug)]
 pub struct Deployment {
     /// The team, as in its dashboard URL.
     pub team: String,
-    /// The team's id, which a rename does not change.
+    /// The team's id. A rename does not change it.
     pub team_id: String,
     /// The project, by name.
     pub project: String,
-    /// The project's id, which a rename does not change.
+    /// The project's id. A rename does not change it.
     pub project_id: String,
     /// `production`, `preview`, `development`, or a custom one.
     pub environment: String,
@@ -72,7 +72,7 @@ impl Deployment {
             "iat": unix_seconds(now),
             "exp": unix_seconds(now + lifetime),
         });
-        // A development token names the person who has pulled it.
+        // A development token names the developer who pulled it.
         if self.environment == "development" {
             claims["user_id"] = json!("7Gw5ZMzpQA8h90F832KGp7nw");
         }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_says_what_vercels_say() {
+    fn the_claims_are_those_of_vercels_tokens() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
         let claims = Deployment::default().claims("https://oidc.vercel.com/acme", now, Duration::from_secs(7200));
         assert_eq!(
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_development_token_names_a_person() {
+    fn only_a_development_token_names_a_developer() {
         let claims = |environment: &str| {
             Deployment::default().in_environment(environment).claims(
                 "https://oidc.vercel.com",

@@ -1,8 +1,8 @@
-//! The issuer: what `oidc.vercel.com` serves, with a key that is made at start and never stored.
+//! The issuer: serves what `oidc.vercel.com` serves, with a key that is made at the start and never stored.
 //!
 //! It serves team mode (`{url}/{team}`) and global mode (`{url}`) with one key for both, as Vercel does. `POST /~token`
-//! exchanges a token that this issuer has signed for one with another audience. HTTP gives no first token: those come
-//! from [`Issuer::token`], as Vercel's come with each request to a function.
+//! exchanges a token of this issuer for a token with another audience. HTTP gives no first token: it comes from
+//! [`Issuer::token`], as Vercel's tokens come with each request to a function.
 
 use std::io;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Makes an issuer that calls itself `url` and serves nothing yet.
+    /// Makes an issuer with this URL that serves nothing yet.
     #[must_use]
     pub fn new(url: &str, key: SigningKey) -> Self {
         Self { url: url.to_owned(), key: Arc::new(key) }
@@ -52,7 +52,7 @@ impl Issuer {
         Ok(issuer)
     }
 
-    /// Returns this issuer in global mode: its `iss`, and where it is.
+    /// Returns this issuer's URL in global mode, which is also its `iss`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -89,7 +89,7 @@ impl Issuer {
         self.key.mint(&self.claims(deployment))
     }
 
-    /// Returns what it serves, to be served by a server other than that of [`Issuer::start`].
+    /// Returns the issuer's routes, for a server other than that of [`Issuer::start`].
     pub fn router(&self) -> Router {
         let global = |State(issuer): State<Self>| async move { issuer.discovery(&issuer.url) };
         let team = |State(issuer): State<Self>, Path(team): Path<String>| async move {
@@ -122,13 +122,13 @@ impl Issuer {
         }))
     }
 
-    /// Changes the audience and keeps the other claims, `exp` included. `act` tells which token was exchanged.
+    /// Changes the audience and keeps the other claims, `exp` included. `act` names the token that was exchanged.
     fn exchange(&self, request: &Value, now: SystemTime) -> Result<Json<Value>, Refusal> {
         let (Some(token), Some(audience)) = (request["token"].as_str(), request["aud"].as_str()) else {
-            return Err(refusal(StatusCode::BAD_REQUEST, "`token` and `aud` are needed, both strings"));
+            return Err(refusal(StatusCode::BAD_REQUEST, "`token` and `aud` must be strings"));
         };
         let Some(mut claims) = self.key.signed_claims(token) else {
-            return Err(refusal(StatusCode::UNAUTHORIZED, "this issuer has not signed the token"));
+            return Err(refusal(StatusCode::UNAUTHORIZED, "the token was not signed by this issuer"));
         };
         let expiry = claims["exp"].as_u64().unwrap_or(0);
         if expiry <= unix_seconds(now) {

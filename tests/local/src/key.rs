@@ -1,7 +1,7 @@
-//! The key that signs tokens, and everything that can be signed with it.
+//! The key that signs tokens.
 //!
-//! [`SigningKey::mint`] makes tokens as Vercel does. [`SigningKey::sign`] puts a good signature under any header and
-//! payload, for tokens that Vercel never makes. The private key can't be taken out. The formats are JWS (RFC 7515) and
+//! [`SigningKey::mint`] makes tokens as Vercel does. [`SigningKey::sign`] signs any header and payload, for tokens that
+//! Vercel never makes. The private key can't be read. The formats are JWS (RFC 7515) and
 //! JWK (RFC 7517). The signature is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
 
 use std::{fmt, io};
@@ -24,7 +24,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Makes a new key that calls itself `kid`.
+    /// Makes a new key with this `kid`.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl SigningKey {
         &self.kid
     }
 
-    /// Returns the public half as it stands in a JWKS.
+    /// Returns the public key as a JWK.
     #[must_use]
     pub fn jwk(&self) -> Value {
         let public = RsaPublicKeyComponents::from(self.pair.public_key());
@@ -55,14 +55,14 @@ impl SigningKey {
         })
     }
 
-    /// Returns a token with these claims and the header that Vercel's tokens have.
+    /// Returns a token with these claims and the header of Vercel's tokens.
     #[must_use]
     pub fn mint(&self, claims: &Value) -> String {
         let header = json!({ "alg": "RS256", "typ": "JWT", "kid": self.kid });
         self.sign(header.to_string().as_bytes(), claims.to_string().as_bytes())
     }
 
-    /// Returns a token with this header and payload, which may be any bytes, under a good signature.
+    /// Returns a token with this header and payload and a valid signature. Both may be any bytes.
     #[must_use]
     pub fn sign(&self, header: &[u8], payload: &[u8]) -> String {
         let message = format!("{}.{}", base64url(header), base64url(payload));
@@ -70,13 +70,13 @@ impl SigningKey {
         format!("{message}.{}", base64url(&signature))
     }
 
-    /// Returns the signature of `message`, which in a token is `header.payload`, both in base64url.
+    /// Returns the signature of `message`. In a token, the message is `header.payload`, both in base64url.
     #[must_use]
     pub fn signature(&self, message: &[u8]) -> Vec<u8> {
         self.signature_by(&RSA_PKCS1_SHA256, message)
     }
 
-    /// Returns the signature of `message` by another algorithm than Vercel's.
+    /// Returns the signature of `message` by an algorithm other than Vercel's.
     #[must_use]
     #[expect(clippy::expect_used, reason = "only a defect in the library can refuse its own key")]
     pub fn signature_by(&self, algorithm: &'static dyn RsaEncoding, message: &[u8]) -> Vec<u8> {
@@ -87,20 +87,20 @@ impl SigningKey {
         signature
     }
 
-    /// Returns the public half as a `SubjectPublicKeyInfo` in DER, which a PEM file with `PUBLIC KEY` holds.
+    /// Returns the public key as a `SubjectPublicKeyInfo` in DER, the content of a PEM file with `PUBLIC KEY`.
     #[must_use]
     #[expect(clippy::expect_used, reason = "only a defect in the library can refuse its own key")]
     pub fn public_key_info(&self) -> Vec<u8> {
         self.pair.public_key().as_der().expect("an RSA key has this form").as_ref().to_vec()
     }
 
-    /// Returns the public half as an `RSAPublicKey` in DER, which a PEM file with `RSA PUBLIC KEY` holds.
+    /// Returns the public key as an `RSAPublicKey` in DER, the content of a PEM file with `RSA PUBLIC KEY`.
     #[must_use]
     pub fn rsa_public_key(&self) -> Vec<u8> {
         self.pair.public_key().as_ref().to_vec()
     }
 
-    /// Returns the claims of a token, if this key has signed it.
+    /// Returns the claims of a token if this key has signed it.
     pub(crate) fn signed_claims(&self, token: &str) -> Option<Value> {
         let (message, signature) = token.rsplit_once('.')?;
         let (_, payload) = message.split_once('.')?;
@@ -118,7 +118,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// Encodes bytes as the parts of a token are encoded: base64url without padding.
+/// Encodes bytes as in the parts of a token: base64url without padding.
 #[must_use]
 pub fn base64url(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_its_own_signature_from_anothers() {
+    fn reads_only_tokens_that_it_has_signed() {
         let (ours, theirs) = (SigningKey::generate("a").unwrap(), SigningKey::generate("a").unwrap());
         let claims = json!({ "sub": "someone" });
 

@@ -1,9 +1,9 @@
 //! `cargo run`: the whole flow on your machine, with no account and no network.
 //!
-//! It starts the issuer, two backends and the caller ([`stage`]), makes a call as a default deployment does, one with an
-//! exchanged token and one that is refused, shows what happened ([`story`]), and serves the caller's page until Ctrl-C.
-//! `cargo run -- --once` exits after the calls. It reads `NO_COLOR` and `TERM` from the environment, and nothing that
-//! configures either end.
+//! It starts the issuer, two backends and the caller ([`stage`]). It makes three calls: as a default deployment does,
+//! with an exchanged token, and with a token that is refused. It shows what happened ([`story`]), and serves the
+//! caller's page until Ctrl-C. `cargo run -- --once` exits after the calls. The variables that configure the two ends
+//! have no effect here.
 
 mod proxy;
 mod stage;
@@ -18,10 +18,10 @@ use tokio::signal::unix::{SignalKind, signal};
 const USAGE: &str = "usage: cargo run [-- --once]
 
   (nothing)  make three calls, then serve the page until Ctrl-C
-  --once     make three calls, and exit with 0 if two were accepted and the last one refused
+  --once     make three calls, and exit with 0 if two were accepted and the last was refused
 ";
 
-/// Where people expect a page in development.
+/// The usual port of a page in development.
 const PAGE_PORT: u16 = 3000;
 
 #[tokio::main]
@@ -57,23 +57,23 @@ async fn run(once: bool) -> io::Result<bool> {
     let accepted = stage.call("").await?;
     let exchanged = stage.call("exchanged").await?;
     let refused = stage.call("other-environment").await?;
-    // From here on Ctrl-C is a success, because the next line announces the page.
+    // From here on, Ctrl-C is a normal end, because the user has seen the calls.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut out = io::stdout().lock();
     out.write_all(story::tell(&stage, [&accepted, &exchanged, &refused], has_colour()).as_bytes())?;
 
     if !once {
         if port != PAGE_PORT {
-            writeln!(out, "Port {PAGE_PORT} is taken, so this is on {port}.")?;
+            writeln!(out, "Port {PAGE_PORT} is in use, so the page is on port {port}.")?;
         }
-        writeln!(out, "Now try it yourself: http://localhost:{port} (Ctrl-C stops it)")?;
+        writeln!(out, "Try it in your browser: http://localhost:{port} (Ctrl-C stops it)")?;
         drop(out);
         interrupt.recv().await;
     }
     Ok(accepted.is_accepted() && exchanged.is_accepted() && refused.is_forbidden())
 }
 
-/// A pipe gets no colour, nor does a person who has asked for none (<https://no-color.org>).
+/// Whether to use colour: only in a terminal, and not if `NO_COLOR` is set (<https://no-color.org>).
 fn has_colour() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

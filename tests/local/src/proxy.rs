@@ -1,8 +1,8 @@
-//! What Vercel's proxy is to a function: it gives each request a token, and removes what the client sent as one.
+//! The stand-in for Vercel's proxy: it gives each request to the function a token, and removes any token of the client.
 //!
-//! `?token=NAME` chooses one of the tokens in [`TOKENS`], so that people can look at the refusals. The backend tells its
-//! client only what is wrong, and not what it would accept. The stand-in knows which token it made, so it explains the
-//! refusal in the header `x-local-explanation`.
+//! `?token=NAME` chooses one of the tokens in [`TOKENS`], so that the page can show refusals. A refusal of the backend
+//! does not say what would be accepted. The stand-in knows which token it made, so it explains the refusal in the
+//! header `x-local-explanation`.
 
 use std::io;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 
 use crate::stage::ORDERS_AUDIENCE;
 
-/// A token that a request can ask for.
+/// A token that a request can choose.
 struct NamedToken {
     name: &'static str,
     mint: fn(&Proxy) -> String,
-    /// Which of the two callers gets it.
+    /// Whether the caller that exchanges its token gets this token.
     exchanges: bool,
-    /// Why the backend refuses it, in ASCII, because it goes into a header.
+    /// Why the backend refuses it. ASCII, because the text is sent in a header.
     explanation: Option<&'static str>,
 }
 
@@ -41,7 +41,7 @@ const TOKENS: [NamedToken; 6] = [
         mint: |proxy| proxy.issuer.token(&proxy.deployment.in_environment("preview")),
         exchanges: false,
         explanation: Some(
-            "The function got the token of a preview deployment. This backend accepts tokens of production only.",
+            "The function got a token of a preview deployment. This backend accepts tokens of production only.",
         ),
     },
     NamedToken {
@@ -52,7 +52,7 @@ const TOKENS: [NamedToken; 6] = [
             proxy.issuer.key().mint(&claims)
         },
         exchanges: false,
-        explanation: Some("The function got a token for another API: `aud` does not name this backend."),
+        explanation: Some("The function got a token for another API, so `aud` does not name this backend."),
     },
     NamedToken {
         name: "expired",
@@ -62,26 +62,28 @@ const TOKENS: [NamedToken; 6] = [
             proxy.issuer.key().mint(&proxy.deployment.claims(&issuer, yesterday, Duration::from_secs(3600)))
         },
         exchanges: false,
-        explanation: Some("The function got a token of yesterday. A stolen token is useless after some hours."),
+        explanation: Some(
+            "The function got a token from yesterday, so it has expired. A stolen token works for some hours only.",
+        ),
     },
     NamedToken {
         name: "forged",
         mint: |proxy| proxy.forger.mint(&proxy.issuer.claims(&proxy.deployment)),
         exchanges: false,
         explanation: Some(
-            "Somebody else signed this token and gave their key the name of the issuer's key. Only the issuer's own \
-             signature counts.",
+            "An attacker signed this token with a key that has the `kid` of the issuer's key. The signature does not \
+             match the issuer's key.",
         ),
     },
 ];
 
-/// Returns the caller as `deployment` of it would run, with the proxy in front. It calls the backend at `backend_url`,
-/// and with an exchanged token the one at `orders_url`.
+/// Returns the caller of this deployment, with the proxy in front. It calls the backend at `backend_url`. With an
+/// exchanged token, it calls the backend at `orders_url`.
 pub(crate) fn app(issuer: &Issuer, deployment: &Deployment, backend_url: &str, orders_url: &str) -> io::Result<Router> {
     let proxy = Proxy {
         caller: new_caller(backend_url, issuer, None),
         exchanging_caller: new_caller(orders_url, issuer, Some(ORDERS_AUDIENCE)),
-        // The same name, so that only the signature is wrong.
+        // The `kid` of the issuer's key, so that only the signature is wrong.
         forger: SigningKey::generate(issuer.key().kid())?,
         issuer: issuer.clone(),
         deployment: deployment.clone(),
@@ -118,11 +120,11 @@ async fn forward(State(proxy): State<Arc<Proxy>>, mut request: Request) -> Respo
     value.set_sensitive(true);
     request.headers_mut().insert("x-vercel-oidc-token", value);
     let caller = if token.exchanges { &proxy.exchanging_caller } else { &proxy.caller };
-    // The page and the story show what went wrong. A log would repeat it.
+    // The page and the story show the failure, so the log is dropped.
     let response = caller.handle(&request.map(|_body| ()), |_line| ()).await;
     let explanation = token.explanation.filter(|_| is_refusal(response.body()));
     let mut response = response.into_response();
-    // By this header the page knows that it may offer the wrong tokens.
+    // With this header, the page offers the tokens that are refused.
     response.headers_mut().insert("x-local-stand-in", HeaderValue::from_static("1"));
     if let Some(explanation) = explanation {
         response.headers_mut().insert("x-local-explanation", HeaderValue::from_static(explanation));
@@ -130,7 +132,7 @@ async fn forward(State(proxy): State<Arc<Proxy>>, mut request: Request) -> Respo
     response
 }
 
-/// Whether the backend refused the token. Every other failure has another cause than the token.
+/// Whether the backend refused the token. The token does not cause any other failure.
 fn is_refusal(body: &str) -> bool {
     serde_json::from_str::<Value>(body).is_ok_and(|problem| problem["code"] == "backend_refused")
 }

@@ -1,6 +1,6 @@
 //! Issuer, backends and caller, each on its own loopback socket, as if on several machines.
 //!
-//! Nothing here is configured from outside, and nothing is reached but these sockets.
+//! The environment configures none of them, and they connect to these sockets only.
 
 use std::future::pending;
 use std::io;
@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 
 use crate::proxy;
 
-/// The audience that the second backend accepts. It is a name and not an address: nothing is sent there.
+/// The audience that the second backend accepts. It is only a name, and nothing is sent there.
 pub(crate) const ORDERS_AUDIENCE: &str = "https://orders.acme.example";
 
-/// Everything that runs, and where.
+/// The running programs and their URLs.
 pub(crate) struct Stage {
     pub(crate) issuer: Issuer,
     pub(crate) deployment: Deployment,
@@ -53,9 +53,9 @@ impl Stage {
         Ok(Self { issuer, deployment, issuer_url, backend_url, orders_url, caller_url })
     }
 
-    /// Makes one call as a browser would, with the token of this name.
+    /// Calls the function as a browser does, with the token of this name.
     pub(crate) async fn call(&self, token: &str) -> io::Result<Outcome> {
-        // Plain http to this machine needs neither a proxy nor certificate authorities, which the machine may lack.
+        // Plain http to loopback needs no proxy and no certificate authorities, and this machine may have none.
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().map_err(io::Error::other)?;
         let start = Instant::now();
         let url = format!("{}/api/call?token={token}", self.caller_url);
@@ -95,7 +95,7 @@ impl Outcome {
         self.status == StatusCode::OK
     }
 
-    /// Whether the backend found the token genuine, and does not trust the deployment that it names.
+    /// Whether the token is valid, but the backend does not trust its deployment.
     pub(crate) fn is_forbidden(&self) -> bool {
         self.body["backend_code"] == "forbidden"
     }
@@ -117,7 +117,7 @@ impl Outcome {
 
 /// Listens on `first`, or on the next port that is free.
 ///
-/// The port must be free on both addresses of `localhost`: a browser may use either, and must not meet another program.
+/// The port must be free on both addresses of `localhost`, because a browser may use either.
 pub(crate) async fn listen_on_localhost(first: u16) -> io::Result<Vec<TcpListener>> {
     for port in first..u16::MAX {
         match both_loopbacks(port).await {
@@ -150,10 +150,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_port_taken_on_either_address_is_taken() {
+    async fn skips_a_port_that_is_in_use_on_either_address() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(taken) = TcpListener::bind(address).await else {
-                assert_eq!(address, "[::1]:0", "only a machine without IPv6 has none to bind");
+                assert_eq!(address, "[::1]:0", "only a machine without IPv6 can't bind this address");
                 continue;
             };
             let port = taken.local_addr().unwrap().port();

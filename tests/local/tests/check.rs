@@ -1,4 +1,4 @@
-//! The check, against a server that is right, and against servers that are wrong in one way each.
+//! The check against a correct server, and against servers with one flaw each.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
-/// What a server does wrong.
+/// The flaw of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
     None,
@@ -54,7 +54,7 @@ enum Flaw {
     HidesBehind404,
 }
 
-/// A server that fetches the issuer's keys for each request, and trusts what [`Options::default`] says.
+/// A server that fetches the issuer's keys for each request, and trusts the tokens of [`Options::default`].
 struct Server {
     flaw: Flaw,
     issuer: String,
@@ -63,7 +63,7 @@ struct Server {
     first_keys: OnceLock<Vec<Value>>,
 }
 
-/// A claim or header member, of whatever type.
+/// A claim or a header member of any type.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Member {
@@ -156,11 +156,11 @@ impl Server {
 
     fn object<T: for<'a> Deserialize<'a>>(&self, json: &[u8]) -> Option<T> {
         if self.flaw == Flaw::LastDuplicateWins {
-            // Not by way of `Value`, which takes an object with a certain member for a text.
+            // Not through `Value`, because feature `raw_value` turns an object into a string there.
             let members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json).ok()?;
             return serde_json::from_str(&serde_json::to_string(&members).ok()?).ok();
         }
-        // Serde fills a struct from an array too.
+        // Serde also fills a struct from an array.
         json.starts_with(b"{").then(|| serde_json::from_slice(json).ok())?
     }
 
@@ -256,7 +256,7 @@ impl Server {
     }
 }
 
-/// Verifies with whatever algorithm the token names, as libraries did before CVE-2015-9235.
+/// Verifies with the algorithm that the token names, as libraries did before CVE-2015-9235.
 fn by_any_algorithm(
     alg: &str,
     key: &Value,
@@ -283,7 +283,7 @@ fn by_any_algorithm(
     }
 }
 
-/// The ways in which a public key can end up as the secret of an HMAC.
+/// The forms in which a public key can become the secret of an HMAC.
 fn secrets(key: &Value, public: &RsaPublicKeyComponents<Vec<u8>>) -> Vec<Vec<u8>> {
     let pem = |label: &str, der: &[u8]| {
         let text = STANDARD.encode(der);
@@ -371,7 +371,7 @@ async fn this_repositorys_backend_passes_every_case() {
     }
 }
 
-/// Each wrong server, and exactly the holes that it has.
+/// Each server with a flaw, and exactly the holes that the flaw makes.
 #[tokio::test]
 async fn a_wrong_server_is_reported_with_exactly_its_holes() {
     let check = start(false).await;
@@ -400,7 +400,7 @@ async fn a_wrong_server_is_reported_with_exactly_its_holes() {
         let report = report_on(&check, flaw).await;
         assert!(report.holes().keys().eq([&holes]), "{flaw:?}\n{}", report.summary());
         if flaw == Flaw::AlgorithmFromTheToken {
-            // Each way to abuse the public key is tried with the right bytes, or this server would not be found out.
+            // This server is only detected if each form of the public key has the right bytes.
             let shown = &report.holes()[&Hole::Algorithm];
             let of_class = |row: &&Row| row.name.starts_with("hs") || row.name.starts_with("rs");
             for row in report.rows().filter(of_class) {
@@ -412,7 +412,7 @@ async fn a_wrong_server_is_reported_with_exactly_its_holes() {
 }
 
 #[tokio::test]
-async fn what_alone_gains_an_attacker_nothing_is_a_hole_only_if_strict() {
+async fn a_token_that_alone_gains_an_attacker_nothing_is_a_hole_only_if_strict() {
     let (check, strict) = (start(false).await, start(true).await);
     for (flaw, hole) in [
         (Flaw::LenientBase64, Hole::Encoding),
@@ -428,7 +428,7 @@ async fn what_alone_gains_an_attacker_nothing_is_a_hole_only_if_strict() {
 }
 
 #[tokio::test]
-async fn a_404_proves_nothing() {
+async fn a_404_is_unproven() {
     let check = start(false).await;
     let report = report_on(&check, Flaw::HidesBehind404).await;
     assert!(!report.is_clean() && report.holes().is_empty(), "{}", report.summary());

@@ -48,17 +48,17 @@ fn once_shows_two_calls_accepted_and_one_refused() {
     }
 }
 
-/// A default deployment does not exchange its token, so the exchange is a scene after the first.
+/// A default deployment does not exchange its token, so the exchange is the second scene.
 #[test]
 fn the_first_call_is_that_of_a_default_deployment() {
     let (_, text) = run(demo().arg("--once"));
-    let (first, second) = text.split_once("A call with a token for one API alone").unwrap();
+    let (first, second) = text.split_once("A call with a token for one API only").unwrap();
     assert!(!first.contains("exchange") && first.contains("✓ aud        https://vercel.com/acme"), "{text}");
     assert!(second.contains("✓ aud        https://orders.acme.example"), "{text}");
 }
 
 #[test]
-fn once_is_a_page_of_plain_text_in_a_pipe() {
+fn in_a_pipe_the_output_is_plain_text() {
     let (_, text) = run(demo().arg("--once"));
     assert!(!text.contains('\x1b'), "{text}");
     assert!((40..=65).contains(&text.lines().count()), "{text}");
@@ -67,7 +67,7 @@ fn once_is_a_page_of_plain_text_in_a_pipe() {
 }
 
 #[test]
-fn the_environment_configures_nothing() {
+fn the_variables_of_the_two_ends_have_no_effect() {
     let (output, text) = run(demo()
         .arg("--once")
         .env("OIDC_TEAM_SLUG", "someone-else")
@@ -129,7 +129,7 @@ impl Served {
     }
 
     async fn get(&self, path: &str) -> Response {
-        // The address, so that no test depends on how this machine resolves `localhost`.
+        // The address, because machines resolve `localhost` differently.
         let url = format!("http://127.0.0.1:{}{path}", self.port());
         let client = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
         // A token that the client sends must not reach the function.
@@ -150,7 +150,7 @@ async fn serves_the_page_and_a_call_with_each_token() {
     let page = demo.get("/").await;
     assert_eq!(page.status(), 200);
     assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
-    // By this header the page knows that it may offer the wrong tokens.
+    // With this header, the page offers the tokens that are refused.
     assert_eq!(page.headers()["x-local-stand-in"], "1");
 
     for (token, status, backend_status, backend_code, explanation) in [
@@ -178,12 +178,12 @@ async fn serves_the_page_and_a_call_with_each_token() {
 }
 
 #[test]
-fn takes_the_next_port_if_one_is_taken_and_says_so() {
+fn uses_the_next_port_if_a_port_is_in_use_and_says_so() {
     let (first, second) = (Served::start(), Served::start());
     // At least one of them did not get port 3000.
     assert_ne!(first.port(), second.port());
     for demo in [first, second] {
-        let says_so = demo.text.contains(&format!("Port 3000 is taken, so this is on {}.", demo.port()));
+        let says_so = demo.text.contains(&format!("Port 3000 is in use, so the page is on port {}.", demo.port()));
         assert_eq!(says_so, demo.port() != 3000, "{}", demo.text);
         assert_holds_no_token(&demo.text);
     }

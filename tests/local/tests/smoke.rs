@@ -15,11 +15,11 @@ use tokio::net::TcpListener;
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const VERCEL_ERROR: HeaderName = HeaderName::from_static("x-vercel-error");
 
-/// What the deployment answers at one path in place of what it should.
+/// What the deployment answers at one path instead of the right answer.
 #[derive(Clone)]
 struct Failure {
     path: &'static str,
-    /// Only to a request with this in its credential.
+    /// Only to a request whose credential has this text.
     credential: &'static str,
     status: u16,
     headers: Vec<(HeaderName, &'static str)>,
@@ -126,15 +126,15 @@ async fn each_failure_gets_its_advice() {
     let mut failures = vec![
         (at("/", 404), "This is not the function's page."),
         (at("/", 404).with(VERCEL_ERROR, "DEPLOYMENT_NOT_FOUND"), "Vercel answers DEPLOYMENT_NOT_FOUND."),
-        (at("/", 401).with(SET_COOKIE, "_vercel_sso_nonce=x"), "Deployment Protection stands before it."),
-        (at("/", 302).with(LOCATION, "https://vercel.com/sso-api?url=x"), "Deployment Protection stands before it."),
-        (at("/", 308).with(LOCATION, "https://www.example.com/"), "It redirects."),
+        (at("/", 401).with(SET_COOKIE, "_vercel_sso_nonce=x"), "Deployment Protection answers instead."),
+        (at("/", 302).with(LOCATION, "https://vercel.com/sso-api?url=x"), "Deployment Protection answers instead."),
+        (at("/", 308).with(LOCATION, "https://www.example.com/"), "The URL redirects."),
         (at("/api/call", 500).code("token_unavailable"), "The function has no token. Turn on OIDC federation"),
-        (at("/api/call", 500).code("misconfigured"), "The function's settings are wrong."),
+        (at("/api/call", 500).code("misconfigured"), "A setting of the function is wrong."),
         (at("/api/call", 502).backend("backend_refused", 403, Some("forbidden")), "The backend trusts another project"),
         (at("/api/call", 502).backend("backend_refused", 401, Some("invalid_token")), "The backend does not accept"),
         (at("/api/call", 502).backend("backend_refused", 401, Some("missing_token")), "The token does not arrive."),
-        (at("/api/call", 502).backend("backend_refused", 401, None), "Something before the backend answers 401."),
+        (at("/api/call", 502).backend("backend_refused", 401, None), "Something in front of the backend answers 401."),
         (
             at("/api/call", 503).backend("backend_unavailable", 503, Some("keys_unavailable")),
             "The backend can't answer now",
@@ -146,29 +146,29 @@ async fn each_failure_gets_its_advice() {
             at("/api/call", 500).with(VERCEL_ERROR, "FUNCTION_INVOCATION_FAILED"),
             "Vercel answers FUNCTION_INVOCATION_FAILED.",
         ),
-        (at("/api/call", 404), "No code says why."),
+        (at("/api/call", 404), "The answer has no error code."),
         (at("/api/call", 200), "The header is missing or has no token;desc=."),
         (at("/backend/readyz", 503).code("keys_unavailable"), "It can't fetch them."),
         (at("/backend/readyz", 404), "The API is not at /backend of this deployment."),
-        (at("/backend", 200), "THE API ANSWERS STRANGERS."),
-        (at("/backend", 401).with(SET_COOKIE, "_vercel_sso_nonce=x"), "Deployment Protection stands before it."),
+        (at("/backend", 200), "THE API IS OPEN TO EVERYONE."),
+        (at("/backend", 401).with(SET_COOKIE, "_vercel_sso_nonce=x"), "Deployment Protection answers instead."),
         (at("/backend", 404), "Expected 401"),
         (
             at("/backend", 401).code("missing_token").with(WWW_AUTHENTICATE, challenge),
-            "A proxy or CDN before the API changes the header",
+            "A proxy or CDN in front of the API changes the header",
         ),
-        (at("/backend", 401).code("missing_token"), "A proxy or CDN before the API changes the header"),
+        (at("/backend", 401).code("missing_token"), "A proxy or CDN in front of the API changes the header"),
     ];
     for credential in ["garbage", "eyJ"] {
         let invalid = at("/backend", 401).code("invalid_token").to(credential);
         failures.extend([
-            (at("/backend", 200).to(credential), "THE API ANSWERS STRANGERS."),
+            (at("/backend", 200).to(credential), "THE API IS OPEN TO EVERYONE."),
             (at("/backend", 503).code("keys_unavailable").to(credential), "The API can't verify any token"),
             (at("/backend", 401).code("missing_token").to(credential), "Expected 401 invalid_token"),
-            (invalid.clone(), "A proxy or CDN before the API changes the header"),
+            (invalid.clone(), "A proxy or CDN in front of the API changes the header"),
             (
                 invalid.with(WWW_AUTHENTICATE, challenge),
-                "A proxy or CDN before the API changes the header: it may cache",
+                "A proxy or CDN in front of the API changes the header. It may cache",
             ),
         ]);
     }
@@ -178,14 +178,14 @@ async fn each_failure_gets_its_advice() {
         let case = format!("{} {} {}\n{text}", failure.status, failure.path, failure.body);
         assert_eq!(code, 1, "{case}");
         assert!(text.lines().any(|line| line.starts_with(&format!("    {advice}"))), "{advice}\n{case}");
-        // A failure says what was checked, what came, and what to do: nothing else is red.
+        // Each failure has its line of advice, and nothing else fails.
         let red = text.lines().filter(|line| line.starts_with("not ok - ")).count();
         let everywhere = failure.path == "/backend" && failure.credential.is_empty();
         assert_eq!(red, if everywhere { 3 } else { 1 }, "{case}");
     }
 }
 
-/// The secret opens what Deployment Protection closes, and goes nowhere else.
+/// The secret opens Deployment Protection, and is sent nowhere else.
 #[tokio::test]
 async fn the_bypass_secret_goes_to_the_deployment_alone() {
     let closed = |secret: &'static str| async move {
@@ -208,7 +208,7 @@ async fn the_bypass_secret_goes_to_the_deployment_alone() {
     let (code, text) = run(command).await;
     assert_eq!(code, 0, "{text}");
     let (code, text) = smoke(&[&deployment]).await;
-    assert_eq!((code, text.matches("    Deployment Protection stands before it.").count()), (1, 6), "{text}");
+    assert_eq!((code, text.matches("    Deployment Protection answers instead.").count()), (1, 6), "{text}");
 }
 
 #[tokio::test]

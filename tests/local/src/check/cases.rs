@@ -1,6 +1,6 @@
-//! The table of tokens: good ones, and ones that are wrong in exactly one way each.
+//! The table of tokens: valid tokens, and tokens with exactly one thing wrong.
 //!
-//! Unless a case says otherwise, the issuer itself has signed the token, so that only the one check can refuse it.
+//! The issuer has signed each token, unless the case is about the signature. So only one check can refuse the token.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,23 +19,24 @@ use crate::base64url;
 pub(crate) enum Expected {
     /// 2xx.
     Accept,
-    /// 2xx, perhaps only after some seconds, because the API has to fetch keys first.
+    /// 2xx. The API may refuse it for some seconds, until it has fetched the new key.
     AcceptSoon,
-    /// 4xx, or else there is this hole.
+    /// 4xx. Any other answer shows this hole.
     Refuse(Hole),
-    /// 4xx is better. A standard permits to accept the token, or accepting it alone gains an attacker nothing.
+    /// 4xx is better, but 2xx is not a hole: a standard permits the token, or accepting it alone gains an attacker
+    /// nothing.
     ShouldRefuse(Hole),
-    /// 4xx, at the latest when the API fetches the keys again.
+    /// 4xx, after the API has fetched the keys again.
     RefuseSoon(Hole),
     /// Any answer.
     Either,
 }
 
-/// One token, and what is right or wrong with it.
+/// One token, and what is wrong with it.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
-    /// The attack or the section of a standard.
+    /// The attack, or the section of a standard.
     pub(crate) source: &'static str,
     pub(crate) expected: Expected,
     pub(crate) request: fn(&Kit) -> Request,
@@ -68,17 +69,17 @@ const fn any(name: &'static str, what: &'static str, source: &'static str, reque
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// All cases. Those that name a key which the issuer has not published come last: many verifiers fetch the keys then,
-/// and pause for 30 seconds before they fetch them again.
+/// All cases. Tokens with an unknown `kid` come last, because many verifiers then fetch the keys and do not fetch them
+/// again for 30 seconds.
 pub(crate) fn groups() -> Vec<Group> {
     let group = |title, phase, cases| Group { title, phase, cases };
     vec![
-        group("Good tokens", Phase::First, good_tokens()),
+        group("Valid tokens", Phase::First, good_tokens()),
         group("Where the token is", Phase::First, places()),
         group("The form of the token", Phase::First, forms()),
         group("The signature", Phase::First, signatures()),
         group("The algorithm", Phase::First, algorithms()),
-        group("Keys that the token brings along", Phase::First, keys_in_the_header()),
+        group("Keys in the header", Phase::First, keys_in_the_header()),
         group("Other members of the header", Phase::First, headers()),
         group("The issuer", Phase::First, issuers()),
         group("The audience", Phase::First, audiences()),
@@ -119,7 +120,9 @@ fn places() -> Vec<Case> {
         bad(Unverified, "empty-token", "the scheme `Bearer` and nothing after it", "RFC 6750 2.1", |_| {
             Request::Authorization(vec!["Bearer".to_owned()])
         }),
-        bad(Unverified, "garbage", "text that is no token", "RFC 7519 7.2", |_| Request::Token("garbage".to_owned())),
+        bad(Unverified, "garbage", "text that is not a token", "RFC 7519 7.2", |_| {
+            Request::Token("garbage".to_owned())
+        }),
         bad(Place, "query", "the token in the query, and no header", "RFC 6750 5.3", |kit| Request::Query(kit.good())),
         bad(Place, "cookie", "the token in a cookie, and no header", "RFC 6750 5.3, CSRF", |kit| {
             Request::Header("cookie", format!("access_token={0}; token={0}; authorization={0}", kit.good()))
@@ -167,7 +170,7 @@ fn forms() -> Vec<Case> {
                 json!({ "protected": header, "payload": payload, "signature": signature }).to_string()
             })
         }),
-        bad(Ambiguity, "nested", "the payload is another good token (`cty: JWT`)", "RFC 7519 5.2", |kit| {
+        bad(Ambiguity, "nested", "the payload is another valid token (`cty: JWT`)", "RFC 7519 5.2", |kit| {
             let header = kit.header_but("cty", json!("JWT")).to_string();
             Request::Token(kit.main.sign(header.as_bytes(), kit.good().as_bytes()))
         }),
@@ -238,7 +241,7 @@ fn forms() -> Vec<Case> {
 fn signatures() -> Vec<Case> {
     use Hole::Signature;
     vec![
-        bad(Signature, "forged", "signed by somebody else's key under the issuer's `kid`", "RFC 8725 3.3", |kit| {
+        bad(Signature, "forged", "signed by an attacker's key under the issuer's `kid`", "RFC 8725 3.3", |kit| {
             kit.forged(&kit.header())
         }),
         bad(Signature, "signature-stripped", "the signature is empty", "RFC 8725 3.3", |kit| {
@@ -260,7 +263,7 @@ fn signatures() -> Vec<Case> {
         bad(Signature, "signature-zeros", "the signature is all zeros", "CVE-2022-21449", |kit| {
             kit.signed_by(&kit.header(), |_| vec![0; 256])
         }),
-        bad(Signature, "signature-of-another", "the signature of another good token", "RFC 7515 5.2", |kit| {
+        bad(Signature, "signature-of-another", "the signature of another valid token", "RFC 7515 5.2", |kit| {
             let other = message(&kit.header(), &changed(kit.claims(), "jti", json!("another")));
             kit.signed_by(&kit.header(), |_| kit.main.signature(other.as_bytes()))
         }),
@@ -422,7 +425,7 @@ fn headers() -> Vec<Case> {
         bad(Header, "crit-empty", "`crit` is an empty array", "RFC 7515 4.1.11", |kit| {
             kit.with_header("crit", json!([]))
         }),
-        bad(Header, "crit-string", "`crit` is no array", "RFC 7515 4.1.11", |kit| {
+        bad(Header, "crit-string", "`crit` is not an array", "RFC 7515 4.1.11", |kit| {
             kit.with_header("crit", json!("exp"))
         }),
         odd(Header, "typ-at-jwt", "`typ: at+jwt`: a token of another kind", "RFC 8725 3.11, RFC 9068 4", |kit| {
@@ -582,7 +585,7 @@ fn subjects() -> Vec<Case> {
         bad(Subject, "sub-contains", "the accepted `sub` is only the end of this one", "substring match", |kit| {
             kit.with_claim("sub", json!(format!("owner:other-team:project:x:environment:{}", kit.subject)))
         }),
-        bad(Subject, "sub-case", "`sub` in other letters", "RFC 7519 4.1.2", |kit| {
+        bad(Subject, "sub-case", "`sub` in another case", "RFC 7519 4.1.2", |kit| {
             kit.with_claim("sub", json!(kit.subject.to_uppercase()))
         }),
         bad(Subject, "sub-space", "a line break after the accepted `sub`", "RFC 7519 4.1.2", |kit| {
@@ -713,7 +716,7 @@ fn rotation() -> Vec<Case> {
             expected: Expected::AcceptSoon,
             request: |kit| of_key(kit, ROTATED, |message| kit.rotated.signature(message)),
         },
-        good("key-before-rotation", "signed by the key that was there before and still is", "RFC 7517 5", |kit| {
+        good("key-before-rotation", "signed by the old key, which is still published", "RFC 7517 5", |kit| {
             Request::Token(kit.good())
         }),
         bad(
@@ -792,13 +795,13 @@ fn odd_keys() -> Vec<Case> {
 fn unknown_keys() -> Vec<Case> {
     use Hole::{Algorithm, KeyFromToken, Signature};
     vec![
-        bad(Signature, "kid-unknown", "somebody else's key and `kid`", "RFC 7515 4.1.4", |kit| {
+        bad(Signature, "kid-unknown", "an attacker's key and `kid`", "RFC 7515 4.1.4", |kit| {
             kit.forged(&kit.header_but("kid", json!("attacker")))
         }),
-        bad(Signature, "kid-missing-forged", "somebody else's key, no `kid`", "RFC 7515 4.1.4", |kit| {
+        bad(Signature, "kid-missing-forged", "an attacker's key, no `kid`", "RFC 7515 4.1.4", |kit| {
             kit.forged(&kit.header_but("kid", Value::Null))
         }),
-        bad(Signature, "kid-prototype", "somebody else's key, `kid: __proto__`", "prototype pollution", |kit| {
+        bad(Signature, "kid-prototype", "an attacker's key, `kid: __proto__`", "prototype pollution", |kit| {
             kit.forged(&kit.header_but("kid", json!("__proto__")))
         }),
         bad(KeyFromToken, "embedded-jwk-no-kid", "signed by the key in `jwk`, no `kid`", "CVE-2018-0114", |kit| {
@@ -864,10 +867,11 @@ fn padded(bytes: &[u8]) -> String {
     URL_SAFE.encode(bytes)
 }
 
-/// Encodes bytes so that a bit of the last letter that stands for nothing is set.
+/// Encodes bytes, and sets a spare bit of the last character.
 fn spare_bits(bytes: &[u8]) -> String {
     let mut text = base64url(bytes);
-    // The spare bits are zero, so the letter is one of `AEIMQUYcgkosw048`: the next one in the alphabet follows it.
+    // The spare bits are zero, so the character is one of `AEIMQUYcgkosw048`. The next character of the alphabet has
+    // the bit.
     let last = text.pop().and_then(|last| char::from_u32(u32::from(last) + 1));
     text.extend(last);
     text

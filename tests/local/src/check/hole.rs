@@ -1,6 +1,6 @@
 //! The kinds of holes, and what each lets an attacker do.
 
-/// A kind of hole: what an API leaves out when it accepts a certain bad token.
+/// A kind of hole: the check that an API lacks if it accepts an invalid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hole {
     /// Answers without a token.
@@ -29,13 +29,13 @@ pub enum Hole {
     Expiry,
     /// `nbf` or `iat` is not checked.
     NotYet,
-    /// Claims that two readers would understand differently.
+    /// A token that two parsers read differently is accepted.
     Ambiguity,
-    /// The token is taken from elsewhere than the `Authorization` header.
+    /// The token is taken from a place other than the `Authorization` header.
     Place,
     /// One token can be written in several ways.
     Encoding,
-    /// A good token is refused.
+    /// A valid token is refused.
     GoodRefused,
 }
 
@@ -68,64 +68,64 @@ impl Hole {
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Open => "The API answers without any token. Everyone who can reach it can use it.",
+            Self::Open => "The API answers without a token. Anyone who can reach it can use it.",
             Self::Unverified => {
-                "The API does not verify tokens at all: any text passes as one. In JavaScript, a missing `await` before \
-                 the verification does this."
+                "The API does not verify tokens: it accepts any text. In JavaScript, the cause can be a missing \
+                 `await` before the verification."
             }
             Self::Signature => {
-                "The API does not check the signature. Anyone can write a token that names any caller, and the API \
-                 believes it."
+                "The API does not check the signature. Anyone can make a token that names any caller, and the API \
+                 accepts it."
             }
             Self::Algorithm => {
-                "The token chooses how it is checked. Anyone can say `none`, or sign with the public key, which \
-                 everyone knows. Tell the library that RS256 is the only algorithm."
+                "The token chooses the algorithm. An attacker can choose `none`, or HMAC with the public key as the \
+                 secret. Set RS256 as the library's only algorithm."
             }
             Self::KeyFromToken => {
-                "The API takes the key from the token or from an address in it. Anyone can bring a key and sign \
-                 tokens with it. Use the issuer's JWKS only."
+                "The API takes the key from the token or from a URL in the token. An attacker can sign tokens with a \
+                 key of their own. Use the issuer's JWKS only."
             }
             Self::Fetch => {
-                "The API fetches an address that a token names. Anyone can make it send requests to machines that \
-                 only it can reach (SSRF)."
+                "The API fetches a URL from the token. An attacker can make the API send requests to machines in its \
+                 network (SSRF)."
             }
             Self::Key => {
-                "The API uses a key that it must not use for RS256: too small, withdrawn from this purpose, or of \
-                 another kind. Who breaks or holds such a key can sign tokens."
+                "The API uses a key that is not meant for RS256 signatures: too small, withdrawn, or of another kind. \
+                 An attacker who breaks or has such a key can sign tokens."
             }
             Self::Header => {
-                "The API ignores a header member that changes what the token means. A token of another purpose \
-                 passes."
+                "The API ignores a header member that changes what the token means. It accepts tokens that were made \
+                 for another purpose."
             }
             Self::Issuer => {
-                "The API does not check `iss`. One set of keys signs for many: tokens of other teams and other \
-                 products pass."
+                "The API does not check `iss`. The same keys sign for other teams and other products, and the API \
+                 accepts their tokens."
             }
             Self::Audience => {
-                "The API does not check `aud`. A token that a function gave to another API passes here, so each of \
-                 those APIs can call this one."
+                "The API does not check `aud`. A function sends its token to other APIs, and each of them can call \
+                 this API with that token."
             }
             Self::Subject => {
-                "The API does not check `sub` in full. Other projects, other teams, or previews of anyone's pull \
-                 request can call it. Compare the whole text."
+                "The API does not check all of `sub`. Other projects, other teams, or the preview of any pull request \
+                 can call it. Compare the whole text."
             }
             Self::Expiry => {
-                "The API does not check `exp`. A token that was stolen once, from a log or a backup, works for ever."
+                "The API does not check `exp`. A token that is stolen from a log or a backup can be used for ever."
             }
-            Self::NotYet => "The API does not check `nbf` or `iat`. Tokens work before they are meant to.",
+            Self::NotYet => "The API does not check `nbf` or `iat`. It accepts tokens before they are valid.",
             Self::Ambiguity => {
-                "The API accepts a token that two readers understand differently. A check at the first reader does \
-                 not hold at the second."
+                "The API accepts a token that two parsers read differently. A check that uses the first parser does \
+                 not protect code that uses the second."
             }
             Self::Place => {
-                "The API takes a token from elsewhere than one `Authorization` header. Addresses end up in logs and \
-                 histories, and browsers send cookies for other sites."
+                "The API takes the token from a place other than one `Authorization` header. URLs end up in logs and \
+                 histories, and browsers send cookies with requests from other sites."
             }
             Self::Encoding => {
-                "The API accepts one token in several spellings. A list of revoked tokens, or a check for replays, \
-                 is evaded by another spelling."
+                "The API accepts several spellings of one token. An attacker can evade a list of revoked tokens or a \
+                 replay check with another spelling."
             }
-            Self::GoodRefused => "The API refuses a good token. A caller that does everything right is turned away.",
+            Self::GoodRefused => "The API refuses a valid token. Correct callers can't use it.",
         }
     }
 

@@ -1,5 +1,5 @@
-//! The issuer that the API is configured to trust. Its keys change while the check runs, and it records who asks for
-//! addresses that only a token has named.
+//! The issuer that the API is configured to trust. Its keys change while the check runs. It counts requests for URLs
+//! that only a token names.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,10 +9,10 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-/// Where the attacker's keys are: below the same origin, so that the issuer sees a request for them.
+/// Where the attacker's keys are. The path is on the issuer's origin, so that the issuer sees a request for it.
 pub(crate) const ATTACKER: &str = "/attacker";
 
-/// The issuer, and the attacker's address beside it.
+/// The issuer and the attacker's URL.
 #[derive(Clone)]
 pub(crate) struct CheckIssuer {
     state: Arc<Mutex<Documents>>,
@@ -28,7 +28,7 @@ struct Documents {
 }
 
 impl CheckIssuer {
-    /// Makes an issuer that calls itself `issuer`, is served at `origin`, and has no keys yet.
+    /// Makes an issuer with this `iss` that is served at `origin` and has no keys yet.
     pub(crate) fn new(issuer: &str, origin: &str, attacker_keys: Value) -> Self {
         let (issuer, origin) = (issuer.to_owned(), origin.to_owned());
         let documents =
@@ -36,7 +36,7 @@ impl CheckIssuer {
         Self { state: Arc::new(Mutex::new(documents)) }
     }
 
-    /// From now on the issuer publishes these keys.
+    /// Publishes these keys from now on.
     pub(crate) fn publish(&self, keys: Vec<Value>) {
         self.with(|documents| documents.keys = keys);
     }
@@ -46,12 +46,12 @@ impl CheckIssuer {
         self.with(|documents| documents.key_fetches)
     }
 
-    /// Returns how often an address was fetched that only a token has named.
+    /// Returns how often a URL was fetched that only a token names.
     pub(crate) fn attacker_visits(&self) -> usize {
         self.with(|documents| documents.attacker_visits)
     }
 
-    /// Returns what the issuer serves, at any path with one of the two well-known endings.
+    /// Returns the issuer's routes: every path that ends in one of the two well-known names.
     pub(crate) fn router(&self) -> Router {
         let serve = |State(issuer): State<Self>, uri: Uri| async move { issuer.answer(uri.path()) };
         Router::new().fallback(serve).with_state(self.clone())

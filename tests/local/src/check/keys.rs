@@ -1,4 +1,4 @@
-//! Keys that no verifier should use: too small, too simple, or of another kind than RSA.
+//! Keys that no verifier of RS256 should use: an RSA key that is too small, one with exponent 1, and an EC key.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::base64url;
 
-/// A TEST KEY, public on purpose: 1024 bits, half of what RS256 requires. Nothing else trusts it.
+/// A TEST KEY of 1024 bits, half of what RS256 requires. It is public on purpose, and nothing else trusts it.
 const SMALL_MODULUS: &[u8] = b"d9e9995de747fd979a165b5491bf26c1650e92e64c741dc53f08ef4b34db4e28ce79e50e9360bdea87b793739802d32b0958c9527be4915ffe8ea2ecda8027c66891fba2a4b34170481252770315a32821fe224418b63debf739f1d0aed717924086243d6e926bea33e36899938288e9438ff780e2904777603690b5401b7923";
 const SMALL_PRIVATE_EXPONENT: &[u8] = b"43364ffdacb681bb5ee5826a0542463be465a85dac3b2c6b8853c32b1934835906c6862606c31210e2a776ad72b77c568bdd7ccb1a3797b75a16b89e018f01b518e36f17d694e1a33bcaa86d6a2c697c84839d4c39db3cdac8c870faff9fa875e35742459fab41c03a516df0904bacb93198ebf1f07e4741fe7421b16f1f2c41";
 
-/// An RSA key that the crypto library refuses to sign with, so its arithmetic is done here.
+/// An RSA key that the crypto library does not sign with, so this module computes the signature.
 pub(crate) struct UnfitKey {
     modulus: BigUint,
     public_exponent: BigUint,
@@ -30,13 +30,13 @@ impl UnfitKey {
         }
     }
 
-    /// Returns a key with this modulus and the exponent 1: a message is its own signature, so anyone can sign.
+    /// Returns a key with this modulus and the exponent 1. A message is its own signature, so anyone can sign.
     pub(crate) fn with_exponent_one(modulus: &[u8]) -> Self {
         let one = BigUint::from(1_u32);
         Self { modulus: BigUint::from_bytes_be(modulus), public_exponent: one.clone(), private_exponent: one }
     }
 
-    /// Returns the public half as it stands in a JWKS.
+    /// Returns the public key as a JWK.
     pub(crate) fn jwk(&self, kid: &str) -> Value {
         json!({
             "kty": "RSA",
@@ -61,7 +61,7 @@ impl UnfitKey {
     }
 }
 
-/// A key for ES256, which is a good algorithm and not the one that the API agreed to.
+/// A key for ES256. The algorithm is secure, but the API must accept RS256 only.
 pub(crate) struct EcKey(EcdsaKeyPair);
 
 impl EcKey {
@@ -76,7 +76,7 @@ impl EcKey {
             .map_err(|_| std::io::Error::other("the system gave no randomness for an EC key"))
     }
 
-    /// Returns the public half as it stands in a JWKS.
+    /// Returns the public key as a JWK.
     pub(crate) fn jwk(&self, kid: &str) -> Value {
         // An uncompressed point: the byte 4, then both coordinates, 32 bytes each.
         let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
@@ -124,9 +124,9 @@ mod tests {
 
     use super::*;
 
-    /// A verifier that refuses the small key refuses it because of its size, and not because of a wrong signature.
+    /// So a verifier can refuse the small key only because of its size.
     #[test]
-    fn the_small_keys_signature_is_good() {
+    fn the_small_keys_signature_is_valid() {
         let key = UnfitKey::small();
         let public = RsaPublicKeyComponents { n: key.modulus.to_bytes_be(), e: key.public_exponent.to_bytes_be() };
         assert_eq!(key.modulus.bits(), 1024);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ec_keys_signature_is_good() {
+    fn the_ec_keys_signature_is_valid() {
         let key = EcKey::generate().unwrap();
         let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.0.public_key().as_ref());
         public.verify(b"message", &key.signature(b"message")).unwrap();

@@ -1,4 +1,4 @@
-//! What the cases are made of: keys, a good token's header and claims, and ways to change one thing.
+//! The parts of the cases: keys, the header and claims of a valid token, and ways to change one thing.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use super::issuer::ATTACKER;
 use super::keys::{EcKey, UnfitKey};
 use crate::{Deployment, SigningKey, base64url};
 
-/// The kids of the keys that the issuer publishes.
+/// The `kid`s of the keys that the issuer publishes.
 pub(crate) const MAIN: &str = "check-1";
 pub(crate) const ROTATED: &str = "check-2";
 pub(crate) const NEXT: &str = "check-3";
@@ -20,11 +20,11 @@ pub(crate) const NEXT: &str = "check-3";
 /// How a case sends its token.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Where the API expects it: `Authorization: Bearer`, or what `--header` says.
+    /// Where the API expects the token: `Authorization: Bearer`, or the header of `--header`.
     Token(String),
     /// No token at all.
     Nothing,
-    /// These `Authorization` headers, as they are.
+    /// These `Authorization` headers, unchanged.
     Authorization(Vec<String>),
     /// In another header.
     Header(&'static str, String),
@@ -34,15 +34,15 @@ pub(crate) enum Request {
     Skip(&'static str),
 }
 
-/// The keys, and what a good token says.
+/// The keys, and the claims of a valid token.
 pub(crate) struct Kit {
     pub(crate) issuer: String,
     pub(crate) audience: String,
     pub(crate) subject: String,
     pub(crate) deployment: Deployment,
-    /// Whether the subject has Vercel's form, so that it has parts to change.
+    /// Whether the subject has Vercel's form, so that a case can change one part of it.
     pub(crate) has_vercel_subject: bool,
-    /// The origin of the local issuer, below which the attacker's keys are.
+    /// The origin of the local issuer. The attacker's keys are on this origin, too.
     pub(crate) origin: String,
     pub(crate) main: SigningKey,
     pub(crate) rotated: SigningKey,
@@ -84,17 +84,17 @@ impl Kit {
         })
     }
 
-    /// Returns the header of a good token.
+    /// Returns the header of a valid token.
     pub(crate) fn header(&self) -> Value {
         json!({ "alg": "RS256", "typ": "JWT", "kid": MAIN })
     }
 
-    /// Returns the header with one member changed, or taken out by `null`.
+    /// Returns the header with one member changed; `null` removes it.
     pub(crate) fn header_but(&self, name: &str, value: Value) -> Value {
         changed(self.header(), name, value)
     }
 
-    /// Returns the claims of a good token.
+    /// Returns the claims of a valid token.
     pub(crate) fn claims(&self) -> Value {
         self.claims_of(&self.deployment, SystemTime::now())
     }
@@ -108,70 +108,70 @@ impl Kit {
         claims
     }
 
-    /// Returns a good token.
+    /// Returns a valid token.
     pub(crate) fn good(&self) -> String {
         self.signed(&self.header(), &self.claims())
     }
 
-    /// Returns a token of this header and these claims, signed by the issuer's first key.
+    /// Returns a token with this header and these claims, signed with the issuer's first key.
     pub(crate) fn signed(&self, header: &Value, claims: &Value) -> String {
         self.main.sign(header.to_string().as_bytes(), claims.to_string().as_bytes())
     }
 
-    /// A good token but for one member of the header. The issuer has signed it.
+    /// A token with one changed member of the header. The issuer has signed it.
     pub(crate) fn with_header(&self, name: &str, value: Value) -> Request {
         Request::Token(self.signed(&self.header_but(name, value), &self.claims()))
     }
 
-    /// A good token but for one claim; `null` takes it out. The issuer has signed it.
+    /// A token with one changed claim; `null` removes it. The issuer has signed it.
     pub(crate) fn with_claim(&self, name: &str, value: Value) -> Request {
         Request::Token(self.signed(&self.header(), &changed(self.claims(), name, value)))
     }
 
-    /// A good token with the JSON text of one claim, for values that [`Value`] can't hold.
+    /// A token with this JSON text as one claim, because [`Value`] can't hold every JSON text.
     pub(crate) fn with_claim_text(&self, name: &str, text: &str) -> Request {
         let claims = changed(self.claims(), name, Value::Null).to_string();
         self.with_payload(&format!("{{\"{name}\":{text},{}", &claims[1..]))
     }
 
-    /// A good token that gives one claim twice.
+    /// A token with one claim twice. The issuer has signed it.
     pub(crate) fn with_claim_twice(&self, name: &str, first: &Value, last: &Value) -> Request {
         let claims = changed(self.claims(), name, last.clone()).to_string();
         self.with_payload(&format!("{{\"{name}\":{first},{}", &claims[1..]))
     }
 
-    /// This payload under a good header. The issuer has signed it.
+    /// A token with this payload and a valid header. The issuer has signed it.
     pub(crate) fn with_payload(&self, payload: &str) -> Request {
         Request::Token(self.main.sign(self.header().to_string().as_bytes(), payload.as_bytes()))
     }
 
-    /// The token that another deployment of Vercel's would get, if its `iss` and `aud` were right.
+    /// The token of another deployment, with the accepted `iss` and `aud`.
     pub(crate) fn of(&self, change: impl FnOnce(&mut Deployment)) -> Request {
         if !self.has_vercel_subject {
-            return Request::Skip("the subject has not Vercel's form");
+            return Request::Skip("the subject does not have Vercel's form");
         }
         let mut deployment = self.deployment.clone();
         change(&mut deployment);
         Request::Token(self.signed(&self.header(), &self.claims_of(&deployment, SystemTime::now())))
     }
 
-    /// A good token that was made at another time.
+    /// A token that was made at another time.
     pub(crate) fn made(&self, now: SystemTime) -> Request {
         Request::Token(self.signed(&self.header(), &self.claims_of(&self.deployment, now)))
     }
 
-    /// Good claims under this header, signed by somebody else's key.
+    /// Valid claims and this header, signed with an attacker's key.
     pub(crate) fn forged(&self, header: &Value) -> Request {
         Request::Token(self.stranger.sign(header.to_string().as_bytes(), self.claims().to_string().as_bytes()))
     }
 
-    /// Good claims under this header, with whatever `sign` returns as the signature.
+    /// Valid claims and this header, with the signature that `sign` returns.
     pub(crate) fn signed_by(&self, header: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Request {
         let message = message(header, &self.claims());
         Request::Token(format!("{message}.{}", base64url(sign(message.as_bytes()))))
     }
 
-    /// Good claims, signed by HMAC with this secret.
+    /// Valid claims, signed by HMAC with this secret.
     pub(crate) fn hmac(&self, kid: &str, alg: &str, secret: &[u8]) -> Request {
         let algorithm = match alg {
             "HS384" => hmac::HMAC_SHA384,
@@ -182,21 +182,21 @@ impl Kit {
         self.signed_by(&header, |message| hmac::sign(&hmac::Key::new(algorithm, secret), message).as_ref().to_vec())
     }
 
-    /// Good claims without a signature under this `alg`.
+    /// Valid claims with this `alg` and an empty signature.
     pub(crate) fn unsigned(&self, alg: &str) -> Request {
         self.signed_by(&self.header_but("alg", json!(alg)), |_| Vec::new())
     }
 
-    /// A good token, rewritten part by part.
+    /// A valid token, with its three parts rewritten.
     pub(crate) fn rewritten(&self, rewrite: impl FnOnce([String; 3]) -> String) -> Request {
         let token = self.good();
         let mut parts = token.split('.').map(str::to_owned);
         Request::Token(rewrite([(); 3].map(|()| parts.next().unwrap_or_default())))
     }
 
-    /// A token whose parts are encoded in this odd way before the issuer signs them, so that its signature is good.
+    /// A token whose parts are encoded like this before the issuer signs them, so that the signature is valid.
     pub(crate) fn encoded(&self, encode: impl Fn(usize, &[u8]) -> String) -> Request {
-        // A part of full groups of three bytes would have neither padding nor spare bits.
+        // A part whose length is a multiple of three bytes has neither padding nor spare bits.
         let text = |json: Value| json.to_string() + if json.to_string().len().is_multiple_of(3) { " " } else { "" };
         let (header, claims) = (text(self.header()), text(self.claims()));
         let message = format!("{}.{}", encode(0, header.as_bytes()), encode(1, claims.as_bytes()));
@@ -204,7 +204,7 @@ impl Kit {
         Request::Token(format!("{message}.{}", encode(2, &signature)))
     }
 
-    /// Returns an address of the attacker's.
+    /// Returns a URL of the attacker.
     pub(crate) fn attacker_url(&self, path: &str) -> String {
         format!("{}{ATTACKER}{path}", self.origin)
     }
@@ -223,7 +223,7 @@ impl Kit {
         match phase {
             Phase::First => vec![self.main.jwk()],
             Phase::Rotated => vec![self.main.jwk(), self.rotated.jwk()],
-            // The keys that must be skipped come first, so that a reader that stops at one is found out.
+            // The keys that must be skipped come first, so that a parser that stops at such a key fails a case.
             Phase::Odd => vec![
                 self.ec.jwk("ec"),
                 json!({ "kty": "oct", "k": base64url(OCT_SECRET), "kid": "oct", "use": "sig" }),
@@ -241,7 +241,7 @@ impl Kit {
     }
 }
 
-/// The secret of the symmetric key in the JWKS. It is published, so it is no secret.
+/// The symmetric key in the JWKS. It is published, so an attacker has it, too.
 pub(crate) const OCT_SECRET: &[u8] = b"a symmetric key that the whole world can read";
 
 /// Which keys the issuer publishes.
@@ -249,13 +249,13 @@ pub(crate) const OCT_SECRET: &[u8] = b"a symmetric key that the whole world can 
 pub(crate) enum Phase {
     /// One key.
     First,
-    /// A second one beside it.
+    /// Two keys.
     Rotated,
-    /// The first key is withdrawn. A third one is there, and keys that must not be used.
+    /// The first key is withdrawn. A third key and keys that must not be used are added.
     Odd,
 }
 
-/// Returns the JSON object with one member changed, or taken out by `null`.
+/// Returns the JSON object with one member changed; `null` removes it.
 pub(crate) fn changed(mut object: Value, name: &str, value: Value) -> Value {
     if let Some(members) = object.as_object_mut() {
         match value {
@@ -266,7 +266,7 @@ pub(crate) fn changed(mut object: Value, name: &str, value: Value) -> Value {
     object
 }
 
-/// Returns what is signed: the first two parts of a token.
+/// Returns the text that is signed: the first two parts of a token.
 pub(crate) fn message(header: &Value, claims: &Value) -> String {
     format!("{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.to_string().as_bytes()))
 }

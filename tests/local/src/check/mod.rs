@@ -1,8 +1,8 @@
-//! Checks whether an API verifies Vercel's OIDC tokens, whatever it is written in: `cargo run -p local --example check`.
+//! Checks whether an API in any language verifies Vercel's OIDC tokens: `cargo run -p local --example check`.
 //!
-//! It starts an issuer that the API is configured to trust, sends the API a table of tokens (good ones, and ones that
-//! are wrong in exactly one way each), and reports each bad token that is accepted. It knows nothing of the backend and
-//! the caller in this repository.
+//! It starts an issuer that the API is configured to trust. It sends the API valid tokens and tokens with exactly one
+//! thing wrong, and reports each invalid token that the API accepts. It does not depend on the backend or the caller of
+//! this repository.
 
 mod cases;
 mod hole;
@@ -30,7 +30,7 @@ use send::{Answer, Sender};
 pub struct Options {
     /// The port of the local issuer. 0 means any.
     pub port: u16,
-    /// What the issuer calls itself; by default its address and the team.
+    /// The `iss` of the tokens. The default is the local issuer's URL and the team.
     pub issuer: Option<String>,
     /// The audience that the API accepts.
     pub audience: String,
@@ -40,9 +40,9 @@ pub struct Options {
     pub headers: Vec<(String, String)>,
     /// How long the API may take to start.
     pub wait: Duration,
-    /// How long a good token may be refused until the API has fetched the key.
+    /// How long the API may refuse a valid token until it has fetched the key.
     pub patience: Duration,
-    /// Whether a bad token that alone gains an attacker nothing is a failure too.
+    /// Whether accepting an invalid token is also a failure if it alone gains an attacker nothing.
     pub strict: bool,
 }
 
@@ -55,14 +55,14 @@ impl Default for Options {
             subject: "owner:acme:project:storefront:environment:production".to_owned(),
             headers: Vec::new(),
             wait: Duration::from_secs(60),
-            // Some libraries (jose) fetch keys once in 30 seconds at most.
+            // Some libraries (jose) fetch keys at most every 30 seconds.
             patience: Duration::from_secs(40),
             strict: false,
         }
     }
 }
 
-/// The local issuer, ready to be fetched from. The API can be started now.
+/// The running local issuer. The API can be started now.
 pub struct Check {
     options: Options,
     kit: Kit,
@@ -82,7 +82,7 @@ impl Check {
         let local = format!("{origin}/acme");
         let issuer_url = options.issuer.clone().unwrap_or_else(|| local.clone());
         let (audience, subject) = (options.audience.clone(), options.subject.clone());
-        // Making keys takes a second: not on a thread that serves.
+        // Making keys takes a second, so it runs on a thread that serves no requests.
         let (url, place) = (issuer_url.clone(), origin.clone());
         let kit = tokio::task::spawn_blocking(move || Kit::new(&url, &audience, &subject, &place));
         let kit = kit.await.map_err(io::Error::other)??;
@@ -92,7 +92,7 @@ impl Check {
         Ok(Self { options, kit, issuer, jwks_url: format!("{local}/.well-known/jwks") })
     }
 
-    /// Returns what the API must be configured with: name and value of each setting.
+    /// Returns the name and value of each setting that the API needs.
     #[must_use]
     pub fn settings(&self) -> [(&'static str, &str); 4] {
         [
@@ -103,7 +103,7 @@ impl Check {
         ]
     }
 
-    /// Returns the ids in the tokens, for an API that checks them too: `owner_id` and `project_id`.
+    /// Returns the `owner_id` and `project_id` of the tokens, for an API that checks ids too.
     #[must_use]
     pub fn ids(&self) -> [(&'static str, &str); 2] {
         [("owner_id", &self.kit.deployment.team_id), ("project_id", &self.kit.deployment.project_id)]
@@ -148,7 +148,7 @@ impl Check {
         let start = tokio::time::Instant::now();
         let mut pause = Duration::from_millis(100);
         let answer = loop {
-            // The token is made anew each time: some APIs cache refusals.
+            // Each attempt has a new token, because some APIs cache refusals.
             let answer = sender.send((case.request)(&self.kit)).await;
             let may_become_good = matches!(answer, Answer::Status { status, .. } if !(200..300).contains(&status));
             if !may_become_good || start.elapsed() + pause > patience {
@@ -168,7 +168,7 @@ impl Check {
 pub enum Progress<'a> {
     /// A group of cases begins.
     Group(&'static str),
-    /// This case is tried again, for at most this time.
+    /// This case is repeated for at most this time.
     Retrying(&'static str, Duration),
     /// A case is done.
     Row(&'a Row),

@@ -1,4 +1,4 @@
-//! Judges each answer, and sums up what an attacker can do.
+//! Compares each answer with the expected answer, and sums up what an attacker can do.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use super::cases::{Case, Expected};
 use super::hole::Hole;
 use super::send::Answer;
 
-/// How one case went.
+/// The result of one case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As it should.
+    /// The expected answer.
     Passed,
     /// The API has this hole.
     Failed(Hole),
-    /// Worth a look, and no hole.
+    /// Not a hole, but worth a look.
     Remark(&'static str),
-    /// The answer proves nothing.
+    /// The answer does not show whether the API is right.
     Unproven(&'static str),
     /// Not tried.
     Skipped(&'static str),
@@ -49,7 +49,7 @@ impl Outcome {
 pub struct Row {
     /// The name of the case.
     pub name: &'static str,
-    /// What is right or wrong with the token.
+    /// What is wrong with the token.
     pub what: &'static str,
     /// The attack, or the section of a standard.
     pub source: &'static str,
@@ -57,16 +57,16 @@ pub struct Row {
     pub expected: &'static str,
     /// The status, if there was an answer.
     pub status: Option<u16>,
-    /// How it went.
+    /// The result.
     pub outcome: Outcome,
     /// Whether an answer 401 lacked `WWW-Authenticate`.
     pub lacks_challenge: bool,
 }
 
-/// Judges the answer to a case. `fetched` says whether an address was fetched that only the token names.
+/// Compares an answer with the case's. `fetched` is whether a URL was fetched that only the token names.
 pub(crate) fn judge(case: &Case, answer: Answer, fetched: bool, strict: bool) -> Row {
     use Expected::{Accept, AcceptSoon, Either, Refuse, RefuseSoon, ShouldRefuse};
-    const PERMITTED: &str = "accepted: refusing it is better, but this alone gains an attacker nothing";
+    const PERMITTED: &str = "accepted: refusing is better, but this alone gains an attacker nothing";
     let (status, lacks_challenge) = match &answer {
         Answer::Status { status, challenge } => (Some(*status), *status == 401 && !challenge),
         Answer::None | Answer::Skipped(_) => (None, false),
@@ -79,8 +79,8 @@ pub(crate) fn judge(case: &Case, answer: Answer, fetched: bool, strict: bool) ->
         (Accept | AcceptSoon, Answer::Status { .. }) => Outcome::Failed(Hole::GoodRefused),
         (Either, Answer::Status { status: 500.., .. }) => Outcome::Remark("a 5xx: is this an uncaught error?"),
         (Either, Answer::Status { .. }) => Outcome::Passed,
-        (_, Answer::Status { status: 404, .. }) => Outcome::Unproven("404 does not tell whether the token was refused"),
-        (_, Answer::Status { status: 429, .. }) => Outcome::Unproven("429 says that there were too many requests"),
+        (_, Answer::Status { status: 404, .. }) => Outcome::Unproven("404 does not show whether the token was refused"),
+        (_, Answer::Status { status: 429, .. }) => Outcome::Unproven("429 means that there were too many requests"),
         (_, Answer::Status { status: 400 | 401 | 403 | 431, .. }) => Outcome::Passed,
         (_, Answer::Status { status: 503, .. }) => Outcome::Remark("503: the API could not get the keys"),
         (_, Answer::Status { status: 500.., .. }) => Outcome::Remark("a 5xx: is this an uncaught error?"),
@@ -99,7 +99,7 @@ pub(crate) fn judge(case: &Case, answer: Answer, fetched: bool, strict: bool) ->
     Row { name, what, source, expected, status, outcome, lacks_challenge }
 }
 
-/// All rows, and what follows from them.
+/// All rows, and the holes that they show.
 #[derive(Clone, Debug)]
 pub struct Report {
     url: String,
@@ -125,13 +125,14 @@ impl Report {
         self.rows.iter().map(|(_, row)| row)
     }
 
-    /// Whether every good token was accepted, and every bad one refused.
+    /// Whether the API accepted every valid token and refused every invalid token.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.rows().all(|row| !matches!(row.outcome, Outcome::Failed(_) | Outcome::Unproven(_)))
     }
 
-    /// Returns the holes, and the cases that show each. A hole that follows from a wider one counts as the wider one.
+    /// Returns the holes, and the cases that show each. A case whose hole follows from a wider hole counts for the
+    /// wider hole.
     #[must_use]
     pub fn holes(&self) -> BTreeMap<Hole, Vec<&'static str>> {
         let fails = |name| self.rows().any(|row| row.name == name && matches!(row.outcome, Outcome::Failed(_)));
@@ -166,10 +167,10 @@ impl Report {
         let holes = self.holes();
         let refuses_the_first = holes.get(&Hole::GoodRefused).is_some_and(|cases| cases.contains(&"good"));
         if refuses_the_first {
-            say("\nThe plain good token was refused, so the other refusals prove nothing. Compare the API's settings");
+            say("\nThe API refused a valid token, so its other refusals prove nothing. Compare the API's settings");
             say("with those above: issuer, JWKS URL, audience, subject.");
             if self.key_fetches == 0 {
-                say("Nobody has fetched the keys. Does the API use the JWKS URL above?");
+                say("The keys have not been fetched. Does the API use the JWKS URL above?");
             }
         }
         for (hole, cases) in &holes {
@@ -189,9 +190,9 @@ impl Report {
             say("\nremark: a 401 without `WWW-Authenticate`. RFC 6750 section 3 requires it.");
         }
         if self.is_clean() {
-            say("\nNo bad token was accepted, and every good one was.");
+            say("\nNo holes: the API accepted every valid token, and refused every token that it must refuse.");
         } else if holes.keys().any(|hole| *hole != Hole::GoodRefused) {
-            say("\nThis API must not protect anything yet.");
+            say("\nDon't use this API before these holes are closed.");
         }
         text
     }

@@ -1,4 +1,4 @@
-//! Sends one case's request, and says what was answered.
+//! Sends the request of a case, and returns the answer.
 
 use std::io;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use reqwest::{Client, Url};
 
 use super::kit::Request;
 
-/// What came back.
+/// The answer to a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Status {
         status: u16,
         challenge: bool,
     },
-    /// Nothing came back: the connection broke, or ten seconds passed.
+    /// No answer: the connection broke, or ten seconds passed.
     None,
     /// The case was not tried.
     Skipped(&'static str),
@@ -65,7 +65,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// If it has not by then.
+    /// The API does not answer in time.
     pub(crate) async fn wait(&self, patience: Duration) -> io::Result<()> {
         let start = tokio::time::Instant::now();
         while matches!(self.send(Request::Nothing).await, Answer::None) {
@@ -82,7 +82,7 @@ impl Sender {
         let mut headers = self.fixed.clone();
         let mut url = self.url.clone();
         let mut add = |name: HeaderName, value: String| {
-            // What HTTP can't carry in a header never reaches an API.
+            // A token that no header can hold never reaches an API.
             HeaderValue::try_from(value).is_ok_and(|value| headers.append(name, value) || !headers.is_empty())
         };
         let (carrier, before, after) = &self.carrier;
@@ -91,11 +91,11 @@ impl Sender {
             Request::Nothing => true,
             Request::Token(token) => add(carrier.clone(), format!("{before}{token}{after}")),
             Request::Authorization(_) if *carrier != AUTHORIZATION || before != "Bearer " => {
-                return Answer::Skipped("`--header` says that the token is not in `Authorization: Bearer`");
+                return Answer::Skipped("`--header` names another place than `Authorization: Bearer`");
             }
             Request::Authorization(values) => values.into_iter().all(|value| add(AUTHORIZATION, value)),
             Request::Header(name, _) if carrier == name => {
-                return Answer::Skipped("`--header` says that the token belongs into this header");
+                return Answer::Skipped("`--header` names this header for the token");
             }
             Request::Header(name, value) => add(HeaderName::from_static(name), value),
             Request::Query(token) => {
@@ -104,7 +104,7 @@ impl Sender {
             }
         };
         if !can_be_sent {
-            return Answer::Skipped("HTTP can't carry this token");
+            return Answer::Skipped("an HTTP header can't hold this token");
         }
         match self.client.get(url).headers(headers).send().await {
             Ok(response) => Answer::Status {
