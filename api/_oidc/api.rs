@@ -4,19 +4,18 @@
 //! can't leave the base URL; each call has its limits; an answer is read up to its limit, never whole before that.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::Url;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use crate::client::{self, ChunkError, Clients, Failed, Limits, set_common_headers};
-use crate::error::{ApiError, Encoding, Misconfigured, PathProblem};
-use crate::json;
-use crate::token::{Token, UnverifiedClaims};
+use crate::client::{self, Failed, MAX_BYTES, TIMEOUT, encoding};
+use crate::error::{ApiError, Misconfigured, advice};
+use crate::json::{self, if_valid};
+use crate::token::Token;
 use crate::tokens::Tokens;
 use crate::url::{for_log, parse_base};
 
@@ -45,25 +44,13 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 ///
 /// Unless changed, a call may take 2 seconds to connect and 10 seconds in all, and an answer may have 1 MiB.
 #[derive(Clone, Debug)]
-pub struct Api(Arc<Settings>);
-
-#[derive(Clone)]
-struct Settings {
+pub struct Api {
     base: Url,
     is_on_vercel: bool,
     tokens: Tokens,
     audience: Option<String>,
-    clients: Arc<Clients>,
-    limits: Limits,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("base", &self.base.as_str())
-            .field("limits", &self.limits)
-            .finish_non_exhaustive()
-    }
+    timeout: Duration,
+    max_bytes: usize,
 }
 
 impl Api {
@@ -74,39 +61,27 @@ impl Api {
     ///
     /// The URL is neither `https` nor `http` to a loopback host, or it has a query, a fragment or a user name.
     pub fn new(base_url: &str, tokens: Tokens) -> Result<Self, Misconfigured> {
-        let base = parse_base(base_url).map_err(|problem| Misconfigured::new("The base URL", problem))?;
+        let base = parse_base(base_url)?;
         let is_on_vercel = is_on_vercel(&base, tokens.own_host());
-        let clients = tokens.clients();
-        Ok(Self(Arc::new(Settings { base, is_on_vercel, tokens, audience: None, clients, limits: Limits::default() })))
-    }
-
-    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(Arc::make_mut(&mut self.0));
-        self
+        Ok(Self { base, is_on_vercel, tokens, audience: None, timeout: TIMEOUT, max_bytes: MAX_BYTES })
     }
 
     /// Exchanges the token for one with this audience before each call. Results are cached.
     #[must_use]
     pub fn with_audience(self, audience: impl Into<String>) -> Self {
-        self.with(|settings| settings.audience = Some(audience.into()))
+        Self { audience: Some(audience.into()), ..self }
     }
 
     /// The time that a call may take, the answer's body included.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        self.with(|settings| settings.limits.timeout = timeout)
-    }
-
-    /// The time that connecting may take.
-    #[must_use]
-    pub fn with_connect_timeout(self, timeout: Duration) -> Self {
-        self.with(|settings| settings.clients = Arc::new(Clients::connecting_within(timeout)))
+        Self { timeout, ..self }
     }
 
     /// The most bytes that an answer may have, also if it is read chunk by chunk.
     #[must_use]
     pub fn with_max_bytes(self, max_bytes: usize) -> Self {
-        self.with(|settings| settings.limits.max_bytes = max_bytes)
+        Self { max_bytes, ..self }
     }
 
     /// Starts a `GET` request. See [`Api::request`].
@@ -143,34 +118,35 @@ impl Api {
     /// with a dot written as `%2e`) is an error from [`ApiRequest::send`], and nothing is sent. Percent-encode text
     /// from outside before you put it into a path.
     pub fn request<'a>(&'a self, method: Method, incoming: &'a HeaderMap, path: &str) -> ApiRequest<'a> {
-        ApiRequest::new(self, method, incoming, join(&self.0.base, path).map_err(ApiError::Path))
+        ApiRequest::new(self, method, incoming, join(&self.base, path))
     }
 
     /// Starts a request to the base URL itself, as it was written: with or without a slash at its end.
     pub fn request_base<'a>(&'a self, method: Method, incoming: &'a HeaderMap) -> ApiRequest<'a> {
-        ApiRequest::new(self, method, incoming, Ok(self.0.base.clone()))
+        ApiRequest::new(self, method, incoming, Ok(self.base.clone()))
     }
 }
 
 /// Appends a path to the base URL, unless it could lead elsewhere.
-fn join(base: &Url, path: &str) -> Result<Url, PathProblem> {
-    if path.contains('\\') {
-        return Err(PathProblem::Backslash);
-    }
-    // The URL parser skips tabs and line breaks, which could make dots meet.
-    if path.contains(|c: char| c.is_control()) {
-        return Err(PathProblem::Control);
-    }
-    if !path.starts_with('/') || path.starts_with("//") {
-        return Err(PathProblem::Start);
-    }
-    if path.contains(['?', '#']) {
-        return Err(PathProblem::Query);
-    }
+fn join(base: &Url, path: &str) -> Result<Url, ApiError> {
     // Some servers decode `%2f` and `%5c` before they look for segments.
     let decoded = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
-    if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Err(PathProblem::DotSegment);
+    let problem = if path.contains('\\') {
+        "path has a backslash. Percent-encode it as `%5C`"
+    } else if path.contains(|c: char| c.is_control()) {
+        // The URL parser skips tabs and line breaks, which could make dots meet.
+        "path has a control character. Remove it"
+    } else if !path.starts_with('/') || path.starts_with("//") {
+        "path does not begin with exactly one `/`. Write `/orders`, for example"
+    } else if path.contains(['?', '#']) {
+        "path has a `?` or `#`. Use `query`, or percent-encode the character"
+    } else if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
+        "path has a segment `.` or `..`. Remove the segment"
+    } else {
+        ""
+    };
+    if !problem.is_empty() {
+        return Err(ApiError::Request(problem));
     }
     let mut url = base.clone();
     let prefix = base.path().strip_suffix('/').unwrap_or(base.path());
@@ -225,7 +201,8 @@ impl<'a> ApiRequest<'a> {
                 self.header(CONTENT_TYPE, JSON)
             }
             Err(_) => {
-                self.url = self.url.and(Err(ApiError::Body));
+                let problem = "body can't be written as JSON. Check that every map has strings as keys";
+                self.url = self.url.and(Err(ApiError::Request(problem)));
                 self
             }
         }
@@ -250,7 +227,7 @@ impl<'a> ApiRequest<'a> {
     /// The path is not allowed, there is no token, or no answer came. A status that is no success is an error only from
     /// [`ApiResponse::error_for_status`].
     pub async fn send(self) -> Result<ApiResponse, ApiError> {
-        let Settings { tokens, audience, clients, limits, is_on_vercel, .. } = &*self.api.0;
+        let Api { tokens, audience, timeout, max_bytes, .. } = self.api;
         let url = self.url?;
         let token = match (self.token, audience) {
             (Some(token), _) => token,
@@ -264,25 +241,27 @@ impl<'a> ApiRequest<'a> {
                 headers.entry(name).or_insert(value.clone());
             }
         }
-        set_common_headers(&mut headers);
+        // Compressed answers are not read.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(AUTHORIZATION, token.header_value("Bearer "));
         headers.remove(TRUSTED_SOURCE);
-        if *is_on_vercel {
+        if self.api.is_on_vercel {
             headers.insert(TRUSTED_SOURCE, token.header_value(""));
         }
-        let mut request = clients.get(&url)?.request(self.method, url.clone()).headers(headers).timeout(limits.timeout);
+        let failed = |failed| match failed {
+            Failed::Other(cause) => ApiError::Unreachable { cause, url: for_log(&url) },
+            Failed::Timeout | Failed::TooLarge => ApiError::Timeout { url: for_log(&url) },
+        };
+        let client = tokens.clients().get(&url).map_err(failed)?;
+        let mut request = client.request(self.method, url.clone()).headers(headers).timeout(*timeout);
         if !self.body.is_empty() {
             request = request.body(self.body);
         }
-        let url_for_log = for_log(&url);
-        let response = request.send().await.map_err(|error| match Failed::from(error) {
-            Failed::Timeout => ApiError::Timeout { url: url_for_log.clone() },
-            Failed::Other(cause) => ApiError::Unreachable { cause, url: url_for_log.clone() },
-        })?;
+        let response = request.send().await.map_err(|error| failed(error.into()))?;
         if response.status() == StatusCode::UNAUTHORIZED {
             tokens.drop_refused(&token);
         }
-        Ok(ApiResponse { response, max_bytes: limits.max_bytes, left: limits.max_bytes, token, url })
+        Ok(ApiResponse { response, max_bytes: *max_bytes, left: *max_bytes, token, url })
     }
 }
 
@@ -312,26 +291,26 @@ impl ApiResponse {
     ///
     /// # Errors
     ///
-    /// [`ApiError::Refused`], [`ApiError::Unavailable`], [`ApiError::Redirected`] or [`ApiError::Status`].
+    /// [`ApiError::Refused`], [`ApiError::Unavailable`] or [`ApiError::Status`].
     pub async fn error_for_status(self) -> Result<Self, ApiError> {
         let status = self.status();
-        match status.as_u16() {
-            200..=299 => Ok(self),
-            300..=399 => Err(ApiError::Redirected { status, to_sign_in: self.leads_to_a_sign_in() }),
+        Err(match status.as_u16() {
+            200..=299 => return Ok(self),
             400 | 401 | 403 => {
-                let encoding = Encoding::of(self.headers());
-                let claims: Box<UnverifiedClaims> = Box::new(self.token.unverified_claims());
-                Err(ApiError::Refused { status, code: self.code().await, encoding, claims })
+                let encoding = encoding(self.headers());
+                let claims = self.token.unverified_claims().to_string();
+                ApiError::Refused { status, code: self.code().await, encoding, claims }
             }
             429 | 503 => {
                 let retry_after = retry_after(self.headers());
-                Err(ApiError::Unavailable { status, code: self.code().await, retry_after })
+                ApiError::Unavailable { status, code: self.code().await, retry_after }
             }
             _ => {
-                let is_problem = is_problem_json(self.headers());
-                Err(ApiError::Status { status, code: if is_problem { self.code().await } else { None } })
+                let advice = advice(status, self.leads_to_a_sign_in());
+                let code = if is_problem_json(self.headers()) { self.code().await } else { None };
+                ApiError::Status { status, code, advice }
             }
-        }
+        })
     }
 
     /// Reads the body as JSON of this type.
@@ -341,11 +320,11 @@ impl ApiResponse {
     /// The body is no such JSON, is compressed or too large, or does not arrive whole and in time.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T, ApiError> {
         let status = self.status();
-        let body = self.bytes().await?;
-        serde_json::from_slice(&body).map_err(|error| ApiError::NotJson {
-            status,
-            line: error.line(),
-            column: error.column(),
+        serde_json::from_slice(&self.bytes().await?).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            let problem =
+                format!("is not the expected JSON (line {line}, column {column}). Check the base URL and the path");
+            ApiError::Answer { status, problem }
         })
     }
 
@@ -370,26 +349,35 @@ impl ApiResponse {
     }
 
     fn check_encoding(&self) -> Result<(), ApiError> {
-        match Encoding::of(self.headers()) {
-            Some(encoding) => Err(ApiError::Encoded { status: self.status(), encoding }),
-            None => Ok(()),
-        }
+        let Some(encoding) = encoding(self.headers()) else { return Ok(()) };
+        let problem = format!(
+            "has `Content-Encoding: {encoding}`, which the request did not ask for. Look for a proxy that compresses \
+             answers"
+        );
+        Err(ApiError::Answer { status: self.status(), problem })
     }
 
-    fn failed(&self, error: ChunkError) -> ApiError {
-        let status = self.status();
-        match error {
-            ChunkError::TooLarge => ApiError::TooLarge { status, max_bytes: self.max_bytes },
-            ChunkError::Failed(Failed::Timeout) => ApiError::Timeout { url: for_log(&self.url) },
-            ChunkError::Failed(Failed::Other(cause)) => ApiError::Broken { status, cause },
-        }
+    fn failed(&self, error: Failed) -> ApiError {
+        let problem = match error {
+            Failed::Timeout => return ApiError::Timeout { url: for_log(&self.url) },
+            Failed::TooLarge => {
+                format!("is larger than {} bytes. Check the base URL and the path, or raise the limit", self.max_bytes)
+            }
+            Failed::Other(cause) => format!("broke off ({cause}). Check the API's log"),
+        };
+        ApiError::Answer { status: self.status(), problem }
     }
 
     /// The `code` in the answer's JSON, if it can be shown.
     async fn code(self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Problem {
+            #[serde(deserialize_with = "if_valid")]
+            code: Option<String>,
+        }
         let token = self.token.clone();
-        let body = self.bytes().await.ok()?;
-        json::member::<String>(&body, "code").filter(|code| is_code(code, token.expose()))
+        let problem: Problem = json::object(&self.bytes().await.ok()?)?;
+        problem.code.filter(|code| is_code(code, token.expose()))
     }
 
     /// Whether the redirect goes to another host, or to a path that speaks of signing in.
@@ -426,17 +414,9 @@ fn is_problem_json(headers: &HeaderMap) -> bool {
 fn is_code(code: &str, token: &str) -> bool {
     /// A shorter run of characters that the token has too may be chance.
     const PART: usize = 12;
-    let of_allowed_characters =
-        code.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-'));
-    // All characters are ASCII, so every window is a text.
-    let holds_part = || {
-        code.contains(token)
-            || code
-                .as_bytes()
-                .windows(PART)
-                .any(|part| std::str::from_utf8(part).is_ok_and(|part| token.contains(part)))
-    };
-    (1..=64).contains(&code.len()) && of_allowed_characters && !holds_part()
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
+    let is_part = |part: &[u8]| token.as_bytes().windows(PART).any(|window| window == part);
+    (1..=64).contains(&code.len()) && code.bytes().all(is_allowed) && !code.as_bytes().windows(PART).any(is_part)
 }
 
 /// `Retry-After`, if it is a number of seconds or an HTTP date, and written anew.
@@ -451,15 +431,14 @@ fn retry_after(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
-    use http::header::{ACCEPT_ENCODING, USER_AGENT};
-    use serde::Deserialize;
+    use http::header::USER_AGENT;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::error::{TokenError, UrlProblem};
+    use crate::error::TokenError;
 
     const TOKEN: &str = "e30.e30.c2ln";
     const OTHER_TOKEN: &str = "e30.e30.b3RoZXI";
@@ -537,46 +516,50 @@ mod tests {
             ("https://a.example/v1", "/@b.example:8/", "https://a.example/v1/@b.example:8/"),
             ("https://a.example/v1", "/https://b.example", "https://a.example/v1/https://b.example"),
         ] {
-            assert_eq!(join(&parse_base(base).unwrap(), path).map(String::from).as_deref(), Ok(url), "{base} {path}");
+            assert_eq!(join(&parse_base(base).unwrap(), path).unwrap().as_str(), url, "{base} {path}");
         }
     }
 
     #[test]
     fn a_path_can_not_leave_the_base_url() {
         for (path, problem) in [
-            ("", PathProblem::Start),
-            ("orders", PathProblem::Start),
-            ("//b.example", PathProblem::Start),
-            ("https://b.example", PathProblem::Start),
-            ("/\\b.example", PathProblem::Backslash),
-            ("\\\\b.example", PathProblem::Backslash),
-            ("/a\\..\\b", PathProblem::Backslash),
-            ("/..", PathProblem::DotSegment),
-            ("/.", PathProblem::DotSegment),
-            ("/a/../b", PathProblem::DotSegment),
-            ("/a/..", PathProblem::DotSegment),
-            ("/./a", PathProblem::DotSegment),
-            ("/%2e%2e/a", PathProblem::DotSegment),
-            ("/%2E%2e/a", PathProblem::DotSegment),
-            ("/.%2E/a", PathProblem::DotSegment),
-            ("/%2e./a", PathProblem::DotSegment),
-            ("/%2e", PathProblem::DotSegment),
-            ("/a%2f..%2fb", PathProblem::DotSegment),
-            ("/a%2F%2e%2E%5Cb", PathProblem::DotSegment),
-            ("/.\t./a", PathProblem::Control),
-            ("/\n/b.example", PathProblem::Control),
-            ("/a\r\nx-evil: 1", PathProblem::Control),
-            ("/a?b=c", PathProblem::Query),
-            ("/a#b", PathProblem::Query),
+            ("", "does not begin"),
+            ("orders", "does not begin"),
+            ("//b.example", "does not begin"),
+            ("https://b.example", "does not begin"),
+            ("/\\b.example", "has a backslash"),
+            ("\\\\b.example", "has a backslash"),
+            ("/a\\..\\b", "has a backslash"),
+            ("/..", "has a segment"),
+            ("/.", "has a segment"),
+            ("/a/../b", "has a segment"),
+            ("/a/..", "has a segment"),
+            ("/./a", "has a segment"),
+            ("/%2e%2e/a", "has a segment"),
+            ("/%2E%2e/a", "has a segment"),
+            ("/.%2E/a", "has a segment"),
+            ("/%2e./a", "has a segment"),
+            ("/%2e", "has a segment"),
+            ("/a%2f..%2fb", "has a segment"),
+            ("/a%2F%2e%2E%5Cb", "has a segment"),
+            ("/.\t./a", "has a control character"),
+            ("/\n/b.example", "has a control character"),
+            ("/a\r\nx-evil: 1", "has a control character"),
+            ("/a?b=c", "has a `?` or `#`"),
+            ("/a#b", "has a `?` or `#`"),
         ] {
-            assert_eq!(join(&parse_base("https://a.example/v1").unwrap(), path), Err(problem), "{path}");
+            let message = join(&parse_base("https://a.example/v1").unwrap(), path).unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("because its path {problem}")) && message.len() <= 200,
+                "{path}: {message}"
+            );
         }
     }
 
     #[test]
     fn a_base_url_that_a_token_must_not_go_to_is_refused() {
         let error = Api::new("http://a.example", tokens(&[])).unwrap_err();
-        assert_eq!(error.problem(), UrlProblem::NotHttps);
+        assert!(error.to_string().starts_with("The base URL must be `https`."), "{error}");
         assert!(error.named("`ORDERS_URL`").to_string().starts_with("`ORDERS_URL` must be `https`."));
     }
 
@@ -700,10 +683,10 @@ mod tests {
         let (url, requests) = server(answer("200 OK", "", "{}")).await;
         let (api, headers) = (api(&url), headers());
         let error = api.get(&headers, "/../admin").query("a", "b").send().await.unwrap_err();
-        assert!(matches!(error, ApiError::Path(PathProblem::DotSegment)));
+        assert!(matches!(error, ApiError::Request(_)), "{error}");
         let keys_of_two_parts = std::collections::HashMap::from([((1, 2), 3)]);
         let error = api.post(&headers, "/").json(&keys_of_two_parts).send().await.unwrap_err();
-        assert!(matches!(error, ApiError::Body));
+        assert!(error.to_string().contains("body can't be written as JSON"), "{error}");
         let error = api.get(&HeaderMap::new(), "/").send().await.unwrap_err();
         assert!(matches!(error, ApiError::Token(TokenError::Missing)));
         assert!(requests.lock().unwrap().is_empty());
@@ -742,7 +725,7 @@ mod tests {
             let (url, _) = server(answer(status, &format!("location: {elsewhere}/\r\n"), "")).await;
             let response = api(&url).get(&headers(), "/").send().await.unwrap();
             let error = response.error_for_status().await.unwrap_err();
-            assert!(matches!(error, ApiError::Redirected { .. }), "{error:?}");
+            assert!(matches!(error, ApiError::Status { .. }), "{error:?}");
         }
         assert!(requests.lock().unwrap().is_empty());
     }
@@ -765,8 +748,9 @@ mod tests {
             for result in [whole, in_pieces] {
                 match result {
                     Ok(body) => assert_eq!((body.len(), is_allowed), (100, true)),
-                    Err(ApiError::TooLarge { max_bytes: 100, .. }) => assert!(!is_allowed),
-                    Err(error) => panic!("{error}"),
+                    Err(error) => {
+                        assert!(!is_allowed && error.to_string().contains("larger than 100 bytes"), "{error}")
+                    }
                 }
             }
         }
@@ -777,9 +761,9 @@ mod tests {
         let (url, _) = server(answer("200 OK", "content-encoding: x-gzip\r\n", "{}")).await;
         let api = api(&url);
         let error = api.get(&headers(), "/").send().await.unwrap().json::<serde_json::Value>().await.unwrap_err();
-        assert!(matches!(error, ApiError::Encoded { encoding: Encoding::Gzip, .. }));
+        assert!(error.to_string().contains("`Content-Encoding: gzip`"), "{error}");
         let error = api.get(&headers(), "/").send().await.unwrap().chunk().await.unwrap_err();
-        assert!(matches!(error, ApiError::Encoded { encoding: Encoding::Gzip, .. }));
+        assert!(error.to_string().contains("`Content-Encoding: gzip`"), "{error}");
         let (url, _) = server(answer("200 OK", "content-encoding: identity\r\n", "{}")).await;
         let response = self::api(&url).get(&headers(), "/").send().await.unwrap();
         assert_eq!(response.bytes().await.unwrap(), b"{}");
@@ -794,7 +778,7 @@ mod tests {
             item: u32,
         }
         let error = api(&url).get(&headers(), "/").send().await.unwrap().json::<Number>().await.unwrap_err();
-        assert!(matches!(error, ApiError::NotJson { line: 2, .. }));
+        assert!(error.to_string().contains("not the expected JSON (line 2,"), "{error}");
         assert!(!format!("{error} {error:?} {}", error.log_detail()).contains("foreign"));
     }
 

@@ -1,13 +1,12 @@
 //! A token cache with single flight.
 //!
-//! Guarantees: one `obtain` at a time for a key, whose result or failure all waiting requests share; at most `capacity`
+//! Guarantees: one `obtain` at a time for a key, whose result or failure all waiting requests share. At most `capacity`
 //! tokens are cached, none is returned at or after its time, and a failure is not cached. The work runs in its own
-//! task, so an abandoned request does not stop it. Keys are compared whole, so no key can fetch another key's token.
-//! Expiry goes by the wall clock, as a token's `exp` does, because a monotonic clock may stop while a function is
-//! frozen.
+//! task, so an abandoned request does not stop it. Expiry goes by the wall clock, as a token's `exp` does, because a
+//! monotonic clock may stop while a function is frozen.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -21,23 +20,18 @@ pub(crate) type Key = (Arc<str>, Arc<str>);
 /// A token, and until when it is cached, if at all.
 pub(crate) type Obtained = (Token, Option<SystemTime>);
 
-type Flight = watch::Receiver<Option<Result<Token, TokenError>>>;
-
-#[derive(Default)]
-struct State {
-    cached: HashMap<Key, (Token, SystemTime)>,
-    flights: HashMap<Key, Flight>,
-}
+/// `None` while the work is in flight.
+type Entry = watch::Receiver<Option<Result<Obtained, TokenError>>>;
 
 pub(crate) struct Cache {
     // A std mutex: never held across an await.
-    state: Arc<Mutex<State>>,
+    entries: Mutex<HashMap<Key, Entry>>,
     capacity: usize,
 }
 
 impl Cache {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { state: Arc::default(), capacity }
+        Self { entries: Mutex::default(), capacity }
     }
 
     /// The token cached under `key`, else the result of the `obtain` in flight for it. Only if there is neither does
@@ -51,63 +45,51 @@ impl Cache {
     where
         F: Future<Output = Result<Obtained, TokenError>> + Send + 'static,
     {
-        let mut flight = {
-            let mut state = lock(&self.state);
-            if let Some((token, until)) = state.cached.get(&key)
-                && *until > now
-            {
-                return Ok(token.clone());
-            }
-            match state.flights.get(&key) {
-                // A flight whose task has panicked is still listed, but its sender is gone.
-                Some(flight) if flight.has_changed().is_ok() => flight.clone(),
-                _ => {
-                    let (sender, flight) = watch::channel(None);
-                    state.flights.insert(key.clone(), flight.clone());
-                    let (shared, capacity, work) = (Arc::clone(&self.state), self.capacity, obtain());
-                    tokio::spawn(async move {
-                        let obtained = work.await;
-                        let mut state = lock(&shared);
-                        state.flights.remove(&key);
-                        if let Ok((token, Some(until))) = &obtained
-                            && *until > now
-                        {
-                            state.insert(key, token.clone(), *until, now, capacity);
+        let mut entry = {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            match entries.get(&key).filter(|entry| is_usable(entry, now)) {
+                Some(entry) => entry.clone(),
+                None => {
+                    entries.retain(|_, entry| is_usable(entry, now));
+                    if entries.len() >= self.capacity {
+                        let expires_first = entries.iter().filter_map(|(key, entry)| Some((until(entry)?, key))).min();
+                        if let Some(key) = expires_first.map(|(_, key)| key.clone()) {
+                            entries.remove(&key);
                         }
-                        sender.send_replace(Some(obtained.map(|(token, _)| token)));
-                    });
-                    flight
+                    }
+                    let (sender, entry) = watch::channel(None);
+                    let work = obtain();
+                    tokio::spawn(async move { sender.send_replace(Some(work.await)) });
+                    entries.insert(key, entry.clone());
+                    entry
                 }
             }
         };
-        let result = match flight.wait_for(Option::is_some).await {
-            Ok(result) => result.clone(),
-            Err(_) => None,
-        };
-        result.unwrap_or(Err(TokenError::Interrupted))
+        match entry.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Ok((token, _)))) => Ok(token.clone()),
+            Ok(Some(Err(error))) => Err(error.clone()),
+            // The task has panicked.
+            Ok(None) | Err(_) => Err(TokenError::Interrupted),
+        }
     }
 
     /// Drops this token from the cache.
     pub(crate) fn remove(&self, token: &Token) {
-        lock(&self.state).cached.retain(|_, (cached, _)| cached.expose() != token.expose());
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries
+            .retain(|_, entry| !matches!(&*entry.borrow(), Some(Ok((cached, _))) if cached.expose() == token.expose()));
     }
 }
 
-impl State {
-    fn insert(&mut self, key: Key, token: Token, until: SystemTime, now: SystemTime, capacity: usize) {
-        self.cached.retain(|_, (_, until)| *until > now);
-        if self.cached.len() >= capacity
-            && let Some(first) = self.cached.iter().min_by_key(|(_, (_, until))| *until).map(|(key, _)| key.clone())
-        {
-            self.cached.remove(&first);
-        }
-        self.cached.insert(key, (token, until));
-    }
+/// Until when the entry's token is cached. `None` if the entry is in flight, has failed, or is not to be cached.
+fn until(entry: &Entry) -> Option<SystemTime> {
+    entry.borrow().as_ref()?.as_ref().ok()?.1
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // No step under the lock leaves the maps half changed, so a panic elsewhere does not spoil them.
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn is_usable(entry: &Entry, now: SystemTime) -> bool {
+    // The sender of work that has panicked is gone.
+    let is_in_flight = |entry: &Entry| entry.borrow().is_none() && entry.has_changed().is_ok();
+    until(entry).is_some_and(|until| until > now) || is_in_flight(entry)
 }
 
 #[cfg(test)]
@@ -166,14 +148,11 @@ mod tests {
             let name = number.to_string();
             cache.get(key(&name, ""), at(0), obtained(&name, Some(1000 + number))).await.unwrap();
         }
-        {
-            let state = lock(&cache.state);
-            assert_eq!((state.cached.len(), state.flights.len()), (1000, 0));
-        }
+        assert_eq!(cache.entries.lock().unwrap().len(), 1000);
         assert_eq!(shown(cache.get(key("2000", ""), at(0), never).await), "2000");
         assert_eq!(shown(cache.get(key("1999", ""), at(0), obtained("again", None)).await), "again");
         cache.get(key("last", ""), at(3500), obtained("last", Some(9000))).await.unwrap();
-        assert_eq!(lock(&cache.state).cached.len(), 500);
+        assert_eq!(cache.entries.lock().unwrap().len(), 500);
     }
 
     #[tokio::test]
@@ -188,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_wait_share_a_result_or_a_failure_which_is_not_cached() {
-        for result in [Ok((token("shared"), None)), Err(TokenError::ExchangeTimeout)] {
+        for result in [Ok((token("shared"), None)), Err(TokenError::Missing)] {
             let (cache, gate) = (Arc::new(Cache::new(2)), Arc::new(Semaphore::new(0)));
             let (arrived, runs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
             let expected = shown(result.clone().map(|(token, _)| token));
@@ -249,7 +228,7 @@ mod tests {
         let cache = Arc::new(Cache::new(2));
         let stuck = Arc::clone(&cache);
         let stuck = tokio::spawn(async move { stuck.get(key("a", "b"), at(0), pending).await });
-        while lock(&cache.state).flights.is_empty() {
+        while cache.entries.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         assert_eq!(shown(cache.get(key("ab", ""), at(0), obtained("other", None)).await), "other");

@@ -4,119 +4,139 @@
 //! a connection that was idle for more than 4 seconds is not used again; nothing that may have arrived is sent twice.
 //! (If a pooled connection turns out to be closed before anything was sent, the pool sends the request on another.)
 
+use std::error::Error;
+use std::io;
+use std::iter::successors;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use http::header::{ACCEPT_ENCODING, USER_AGENT};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 use reqwest::{Client, Response, Url, redirect, retry};
 
-use crate::error::{Cause, NoCertificates};
 use crate::url::is_loopback;
 
 /// Less than the servers and load balancers in use keep idle connections: Node.js has 5 s, others more. A request must
 /// not meet a connection that is being closed.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-const USER_AGENT_VALUE: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A call's default limits.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const MAX_BYTES: usize = 1024 * 1024;
 
-/// The limits of a call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) connect_timeout: Duration,
-    pub(crate) timeout: Duration,
-    pub(crate) max_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(2), timeout: Duration::from_secs(10), max_bytes: 1024 * 1024 }
-    }
-}
+pub(crate) const NO_CERTIFICATES: &str =
+    "no certificate authorities: install `ca-certificates`, or set `SSL_CERT_FILE`";
 
 /// The clients, each built when it is first needed: reading the machine's certificate authorities takes milliseconds.
+/// `None` if the machine has no certificate authorities.
 #[derive(Default)]
 pub(crate) struct Clients {
-    connect_timeout: Option<Duration>,
-    remote: OnceLock<Result<Client, NoCertificates>>,
-    loopback: OnceLock<Result<Client, NoCertificates>>,
-    loopback_https: OnceLock<Result<Client, NoCertificates>>,
+    remote: OnceLock<Option<Client>>,
+    loopback: OnceLock<Option<Client>>,
+    loopback_https: OnceLock<Option<Client>>,
 }
 
 impl Clients {
-    /// Clients that take at most this long to connect.
-    pub(crate) fn connecting_within(connect_timeout: Duration) -> Self {
-        Self { connect_timeout: Some(connect_timeout), ..Self::default() }
-    }
-
     /// The client for this URL's kind of host.
-    pub(crate) fn get(&self, url: &Url) -> Result<&Client, NoCertificates> {
-        let is_https = url.scheme() == "https";
-        let client = match (is_loopback(url), is_https) {
+    pub(crate) fn get(&self, url: &Url) -> Result<&Client, Failed> {
+        let (is_loopback, is_https) = (is_loopback(url), url.scheme() == "https");
+        let client = match (is_loopback, is_https) {
             (false, _) => &self.remote,
             (true, true) => &self.loopback_https,
             (true, false) => &self.loopback,
         };
-        client.get_or_init(|| self.build(is_loopback(url), is_https)).as_ref().map_err(|error| *error)
-    }
-
-    fn build(&self, is_loopback: bool, is_https: bool) -> Result<Client, NoCertificates> {
-        let mut builder = Client::builder()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .connect_timeout(self.connect_timeout.unwrap_or(Limits::default().connect_timeout));
-        if is_loopback {
-            builder = builder.no_proxy();
-        }
-        if !is_https {
-            // A machine without certificate authorities can still call itself.
-            builder = builder.tls_certs_only([]);
-        }
-        builder.build().map_err(|_| NoCertificates)
+        client
+            .get_or_init(|| build(is_loopback, is_https))
+            .as_ref()
+            .ok_or_else(|| Failed::Other(NO_CERTIFICATES.to_owned()))
     }
 }
 
-/// The headers that every request carries. Some firewalls refuse a request without `User-Agent`. Compressed answers are
-/// not read, so none is asked for.
-pub(crate) fn set_common_headers(headers: &mut HeaderMap) {
-    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT_VALUE));
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+fn build(is_loopback: bool, is_https: bool) -> Option<Client> {
+    let mut builder = Client::builder()
+        // Some firewalls refuse a request without `User-Agent`.
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT);
+    if is_loopback {
+        builder = builder.no_proxy();
+    }
+    if !is_https {
+        // A machine without certificate authorities can still call itself.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().ok()
 }
 
-/// How a request failed.
+/// Why there is no answer, or not all of it.
+#[derive(Debug)]
 pub(crate) enum Failed {
     /// A connection in time, but no answer.
     Timeout,
+    /// A larger answer than allowed.
+    TooLarge,
     /// No connection, or one that broke.
-    Other(Cause),
+    Other(String),
 }
 
 impl From<reqwest::Error> for Failed {
     fn from(error: reqwest::Error) -> Self {
         // A connection that takes too long was never made.
-        if error.is_timeout() && !error.is_connect() { Self::Timeout } else { Self::Other(Cause::of(&error)) }
-    }
-}
-
-/// The next piece of an answer, and `None` at its end or past the limit, of which `left` is left.
-pub(crate) async fn chunk(response: &mut Response, left: &mut usize) -> Result<Option<Vec<u8>>, ChunkError> {
-    match response.chunk().await.map_err(|error| ChunkError::Failed(error.into()))? {
-        Some(chunk) => {
-            *left = left.checked_sub(chunk.len()).ok_or(ChunkError::TooLarge)?;
-            Ok(Some(chunk.into()))
+        match (error.is_timeout(), error.is_connect()) {
+            (true, false) => Self::Timeout,
+            (true, true) => Self::Other("connecting took too long".to_owned()),
+            (false, _) => Self::Other(cause(&error)),
         }
-        None => Ok(None),
     }
 }
 
-/// Why a piece of an answer can't be had.
-pub(crate) enum ChunkError {
-    TooLarge,
-    Failed(Failed),
+/// The wording of the libraries below, and what it means. If the wording changes, the cause becomes a general one.
+pub(crate) const CAUSES: [(&str, &str); 10] = [
+    ("invalid peer certificate", "its certificate is not trusted: check the certificate and this machine's clock"),
+    ("certificate verify", "its certificate is not trusted: check the certificate and this machine's clock"),
+    ("received corrupt message", "it does not speak TLS: check the scheme and port"),
+    ("invalid HTTP", "its answer is not valid HTTP: check the scheme and port"),
+    ("message head is too large", "its answer is not valid HTTP: check the scheme and port"),
+    ("tunnel error", "the proxy did not connect: check `HTTPS_PROXY` and `NO_PROXY`"),
+    ("unsuccessful tunnel", "the proxy did not connect: check `HTTPS_PROXY` and `NO_PROXY`"),
+    ("dns error", "its host name can't be resolved"),
+    ("closed before message completed", "it closed the connection"),
+    ("end of file before message", "it closed the connection"),
+];
+
+/// Why a connection failed. The library's own message is not shown, because it may quote the other end's certificate.
+fn cause(error: &reqwest::Error) -> String {
+    let first: &(dyn Error + 'static) = error;
+    let chain: Vec<_> = successors(Some(first), |error| (*error).source()).collect();
+    let texts: Vec<_> = chain.iter().map(ToString::to_string).collect();
+    if let Some((_, cause)) = CAUSES.iter().find(|(words, _)| texts.iter().any(|text| text.contains(words))) {
+        return (*cause).to_owned();
+    }
+    let mut of_the_system = chain.iter().filter_map(|error| error.downcast_ref::<io::Error>());
+    let of_the_system = of_the_system.find(|error| error.raw_os_error().is_some());
+    of_the_system.map_or_else(|| "the connection failed".to_owned(), |error| error.kind().to_string())
+}
+
+/// The encoding of an answer with these headers, although no request asks for one. `None` if the answer is not encoded.
+pub(crate) fn encoding(headers: &HeaderMap) -> Option<&'static str> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.as_bytes().trim_ascii());
+    let value = values.find(|value| !value.is_empty() && !value.eq_ignore_ascii_case(b"identity"))?;
+    let known = [("gzip", "gzip"), ("x-gzip", "gzip"), ("br", "br"), ("deflate", "deflate"), ("zstd", "zstd")];
+    let known = known.iter().find(|(name, _)| value.eq_ignore_ascii_case(name.as_bytes()));
+    Some(known.map_or("(unknown)", |(_, name)| name))
+}
+
+/// The next piece of an answer, or `None` at its end. `left` is what remains of the size limit.
+pub(crate) async fn chunk(response: &mut Response, left: &mut usize) -> Result<Option<Vec<u8>>, Failed> {
+    let Some(chunk) = response.chunk().await? else { return Ok(None) };
+    *left = left.checked_sub(chunk.len()).ok_or(Failed::TooLarge)?;
+    Ok(Some(chunk.into()))
 }
 
 /// Reads an answer piece by piece, so that one that is too large is never held.
-pub(crate) async fn read(response: &mut Response, left: &mut usize) -> Result<Vec<u8>, ChunkError> {
+pub(crate) async fn read(response: &mut Response, left: &mut usize) -> Result<Vec<u8>, Failed> {
     let mut body = Vec::new();
     while let Some(chunk) = chunk(response, left).await? {
         body.extend_from_slice(&chunk);

@@ -6,22 +6,22 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use reqwest::Url;
 
 use crate::cache::{Cache, Obtained};
-use crate::client::{ChunkError, Clients, Failed, Limits, read, set_common_headers};
-use crate::error::{AnswerProblem, Encoding, TokenError};
-use crate::json;
-use crate::token::{Source, Token};
+use crate::client::{Clients, Failed, MAX_BYTES, TIMEOUT, encoding, read};
+use crate::error::TokenError;
+use crate::json::{self, TokenAnswer};
+use crate::token::{Source, Token, in_backticks};
 use crate::url::for_log;
 
 /// Vercel's exchange.
 pub(crate) const VERCEL: &str = "https://oidc.vercel.com/~token";
 /// More audiences and tokens than one process uses at a time. A token has about 1 KiB, so this is about 2 MiB.
 const CAPACITY: usize = 1000;
-/// A cached token must not expire on its way to the API. One that lives shortly is cached for nine tenths of its life.
+/// A cached token must not expire on its way to the API. A short-lived token is cached for nine tenths of its lifetime.
 const MARGIN: Duration = Duration::from_secs(30);
 
 pub(crate) struct Exchange {
@@ -38,13 +38,12 @@ impl Exchange {
     /// Exchanges `token` for one with this audience, or returns the cached result of an exchange.
     pub(crate) async fn exchange(&self, token: &Token, audience: &str) -> Result<Token, TokenError> {
         let now = SystemTime::now();
-        self.cache
-            .get((token.shared(), audience.into()), now, || {
-                let (clients, url) = (Arc::clone(&self.clients), self.url.clone());
-                let (token, audience) = (token.clone(), audience.to_owned());
-                async move { request(&clients, url, &token, &audience, now).await }
-            })
-            .await
+        let obtain = || {
+            let (clients, url) = (Arc::clone(&self.clients), self.url.clone());
+            let (token, audience) = (token.clone(), audience.to_owned());
+            async move { request(&clients, &url, &token, &audience, now).await }
+        };
+        self.cache.get((token.shared(), audience.into()), now, obtain).await
     }
 
     /// Drops a token that an API refused.
@@ -55,50 +54,42 @@ impl Exchange {
 
 async fn request(
     clients: &Clients,
-    url: Url,
+    url: &Url,
     token: &Token,
     audience: &str,
     now: SystemTime,
 ) -> Result<Obtained, TokenError> {
-    let shown_url = for_log(&url);
-    let failed = |failed| match failed {
-        Failed::Timeout => TokenError::ExchangeTimeout,
-        Failed::Other(cause) => TokenError::ExchangeUnreachable { cause, url: shown_url.clone() },
+    let wrong = |problem: String| TokenError::Exchange { problem, url: for_log(url) };
+    let failed = |failed: Failed| {
+        wrong(match failed {
+            Failed::Timeout => "it did not answer in time".to_owned(),
+            Failed::TooLarge => "its answer is larger than 1 MiB".to_owned(),
+            Failed::Other(cause) => format!("it can't be reached ({cause})"),
+        })
     };
-    let wrong = |problem| TokenError::ExchangeAnswer { problem, url: shown_url.clone() };
-
-    let limits = Limits::default();
-    let mut headers = HeaderMap::new();
-    set_common_headers(&mut headers);
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let body = serde_json::json!({ "token": token.expose(), "aud": audience }).to_string();
-    let request = clients.get(&url)?.post(url).headers(headers).timeout(limits.timeout).body(body);
+    let request = clients.get(url).map_err(failed)?.post(url.clone()).timeout(TIMEOUT).body(body);
+    let request = request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "application/json");
+    let request = request.header(ACCEPT_ENCODING, "identity");
     let mut response = request.send().await.map_err(|error| failed(error.into()))?;
-    if response.status() != StatusCode::OK {
-        return Err(TokenError::ExchangeRefused {
-            status: response.status(),
-            audience: audience.to_owned(),
-            claims: Box::new(token.unverified_claims()),
-        });
+    let status = response.status();
+    if status != StatusCode::OK {
+        let log = format!("requested={} {}", in_backticks(audience), token.unverified_claims());
+        return Err(TokenError::ExchangeRefused { status, log });
     }
-    if let Some(encoding) = Encoding::of(response.headers()) {
-        return Err(wrong(AnswerProblem::Encoded(encoding)));
+    if let Some(encoding) = encoding(response.headers()) {
+        return Err(wrong(format!("its answer has `Content-Encoding: {encoding}`, which was not asked for")));
     }
-    let mut left = limits.max_bytes;
-    let body = read(&mut response, &mut left).await.map_err(|error| match error {
-        ChunkError::TooLarge => wrong(AnswerProblem::TooLarge),
-        ChunkError::Failed(error) => failed(error),
-    })?;
+    let mut left = MAX_BYTES;
+    let body = read(&mut response, &mut left).await.map_err(failed)?;
     parse(&body, token.source(), now).map_err(wrong)
 }
 
 /// Reads the answer: the token, and until when it is cached.
-fn parse(body: &[u8], source: Source, now: SystemTime) -> Result<Obtained, AnswerProblem> {
-    let text: String = json::member(body, "token").ok_or(AnswerProblem::NoToken)?;
-    let token = Token::parse(&text, source).map_err(AnswerProblem::NotJwt)?;
-    let expiry = json::member::<f64>(body, "expiry")
-        .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?));
+fn parse(body: &[u8], source: Source, now: SystemTime) -> Result<Obtained, String> {
+    let answer: TokenAnswer = json::object(body).ok_or("its answer is not a JSON object with a `token`")?;
+    let token = Token::parse(&answer.token, source).map_err(|slip| format!("its token is not usable: {slip}"))?;
+    let expiry = answer.expiry.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?));
     let until = expiry.map(|expiry| expiry - MARGIN.min(expiry.duration_since(now).unwrap_or_default() / 10));
     Ok((token, until))
 }
@@ -107,7 +98,6 @@ fn parse(body: &[u8], source: Source, now: SystemTime) -> Result<Obtained, Answe
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::token::Slip;
 
     #[test]
     fn a_result_is_dropped_30_seconds_or_a_tenth_of_its_life_before_it_expires() {
@@ -132,14 +122,17 @@ mod tests {
     #[test]
     fn the_answer_is_a_json_object_with_a_jwt() {
         for (body, problem) in [
-            ("", AnswerProblem::NoToken),
-            (r#"["e30.e30.c2ln", 4600]"#, AnswerProblem::NoToken),
-            (r#"{"expiry": 4600}"#, AnswerProblem::NoToken),
-            (r#"{"token": {"$serde_json::private::RawValue": "\"e30.e30.c2ln\""}}"#, AnswerProblem::NoToken),
-            (r#"{"token": "e30.e30.c2ln", "token": "e30.e30.c2ln"}"#, AnswerProblem::NoToken),
-            (r#"{"token": "not-a-jwt"}"#, AnswerProblem::NotJwt(Slip::NotJwt)),
-            (r#"{"token": "Bearer e30.e30.c2ln"}"#, AnswerProblem::NotJwt(Slip::Bearer)),
-            (r#"{"token": ""}"#, AnswerProblem::NotJwt(Slip::Empty)),
+            ("", "its answer is not a JSON object with a `token`"),
+            (r#"["e30.e30.c2ln", 4600]"#, "its answer is not a JSON object with a `token`"),
+            (r#"{"expiry": 4600}"#, "its answer is not a JSON object with a `token`"),
+            (
+                r#"{"token": {"$serde_json::private::RawValue": "\"e30.e30.c2ln\""}}"#,
+                "its answer is not a JSON object with a `token`",
+            ),
+            (r#"{"token": "e30.e30.c2ln", "token": "e30.e30.c2ln"}"#, "its answer is not a JSON object with a `token`"),
+            (r#"{"token": "not-a-jwt"}"#, "its token is not usable: it does not have the form of a JWT"),
+            (r#"{"token": "Bearer e30.e30.c2ln"}"#, "its token is not usable: it begins with `Bearer`"),
+            (r#"{"token": ""}"#, "its token is not usable: it is empty"),
         ] {
             assert_eq!(parse(body.as_bytes(), Source::File, UNIX_EPOCH).unwrap_err(), problem, "{body}");
         }

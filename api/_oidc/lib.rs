@@ -54,7 +54,6 @@ mod cache;
 mod client;
 mod error;
 mod exchange;
-mod file;
 mod json;
 mod refresh;
 mod source;
@@ -63,9 +62,6 @@ mod tokens;
 mod url;
 
 pub use crate::api::{Api, ApiRequest, ApiResponse};
-pub use crate::error::{
-    AnswerProblem, ApiError, Cause, Encoding, FileProblem, Misconfigured, NoCertificates, PathProblem, TokenError,
-    UrlProblem,
-};
-pub use crate::token::{Slip, Source, Token, UnverifiedClaims};
+pub use crate::error::{ApiError, Misconfigured, TokenError};
+pub use crate::token::{Source, Token};
 pub use crate::tokens::Tokens;

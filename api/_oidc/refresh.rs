@@ -1,20 +1,21 @@
 //! A development token that has expired: the Vercel CLI is asked for a new one.
 //!
 //! Guarantees: only if `VERCEL_ENV` is absent or `development`; no shell, and no id that the CLI could mistake for an
-//! option or a path; one CLI at a time, for at most 20 seconds, of whose output at most 64 KiB are read. Nothing that
-//! the CLI says is shown: the error gives the command to run by hand.
+//! option or a path; one CLI at a time, which gets 20 seconds and may print 64 KiB. Nothing that the CLI says is shown:
+//! the error gives the command to run by hand.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 use crate::cache::{Cache, Obtained};
-use crate::error::{FileProblem, TokenError};
-use crate::file;
-use crate::json;
+use crate::error::{TokenError, path_for_log};
+use crate::json::{self, TokenAnswer};
+use crate::source::read_file;
 use crate::token::{Source, Token};
 
 /// A token with less time left may expire on its way to the API.
@@ -40,14 +41,20 @@ impl Refresh {
         if !is_due(&token, SystemTime::now()) {
             return Ok(token);
         }
-        let found = token.source();
         if !self.allowed {
-            return Err(TokenError::Expired { found, claims: Box::new(token.unverified_claims()) });
+            let problem = "only development tokens are refreshed. On Vercel, remove that setting: a token comes with \
+                each request";
+            return Err(expired(&token, problem, token.unverified_claims().to_string()));
         }
         let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
         let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
         self.cache.get(key, SystemTime::now(), || run(PROGRAM.into(), project)).await
     }
+}
+
+fn expired(token: &Token, problem: &str, log: String) -> TokenError {
+    let message = format!("The token in {} has expired, and {problem}.", token.source().described());
+    TokenError::Expired { message, log }
 }
 
 /// Whether a new token is due. One that came with the request was made for it, and one whose expiry can't be read is
@@ -59,38 +66,53 @@ fn is_due(token: &Token, now: SystemTime) -> bool {
     }
 }
 
-/// The project whose token is wanted.
-#[derive(Debug, PartialEq)]
+/// The project whose token is wanted, as in `.vercel/project.json`.
+#[derive(Debug, Deserialize, PartialEq)]
 struct Project {
+    #[serde(rename = "projectId")]
     id: String,
+    #[serde(rename = "orgId")]
     team: Option<String>,
 }
 
 impl Project {
     /// The project that this folder, or the nearest one above it, is linked to; else the project of the expired token.
     /// In a monorepo, `vercel link --repo` writes no `project.json`.
-    async fn find(expired: &Token, folder: &Path) -> Result<Self, TokenError> {
+    async fn find(token: &Token, folder: &Path) -> Result<Self, TokenError> {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+
         for folder in folder.ancestors() {
             let path = folder.join(".vercel/project.json");
-            match file::read(path.clone()).await {
-                Ok(json) => return Self::parse(&json).ok_or(TokenError::ProjectFile { path }),
-                Err(FileProblem::Io(std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)) => {}
-                Err(_) => return Err(TokenError::ProjectFile { path }),
+            let project = match read_file(path.clone()).await {
+                Ok(json) => Self::parse(&json),
+                Err(error) if matches!(error.kind(), NotFound | NotADirectory) => continue,
+                Err(_) => None,
+            };
+            return project.ok_or_else(|| {
+                let problem =
+                    "`.vercel/project.json` does not name a project. Run `vercel link`, then `vercel env pull`";
+                expired(token, problem, format!("path={}", path_for_log(&path)))
+            });
+        }
+        let claims = token.unverified_claims();
+        match claims.project_id {
+            Some(id) if is_id(&id) => Ok(Self { id, team: claims.owner_id }.with_team_only()),
+            _ => {
+                let problem = "this folder is not linked to a project. Run `vercel link`, then `vercel env pull`";
+                Err(expired(token, problem, format!("path={}", path_for_log(folder))))
             }
         }
-        let id = expired.unverified_text("project_id").filter(|id| is_id(id));
-        let id = id.ok_or(TokenError::NotLinked { found: expired.source() })?;
-        Ok(Self { id, team: expired.unverified_text("owner_id").filter(|id| is_team_id(id)) })
     }
 
     fn parse(json: &[u8]) -> Option<Self> {
-        let id = json::member::<String>(json, "projectId").filter(|id| is_id(id))?;
-        let team = json::member::<Option<String>>(json, "orgId").unwrap_or_default();
-        if team.as_deref().is_some_and(|team| !is_id(team)) {
-            return None;
-        }
-        // The CLI refuses a personal account's id as its scope.
-        Some(Self { id, team: team.filter(|team| is_team_id(team)) })
+        let project: Self = json::object(json)?;
+        let are_ids = is_id(&project.id) && project.team.as_deref().is_none_or(is_id);
+        are_ids.then(|| project.with_team_only())
+    }
+
+    /// The CLI refuses a personal account's id as its scope.
+    fn with_team_only(self) -> Self {
+        Self { team: self.team.filter(|team| team.starts_with("team_") && is_id(team)), ..self }
     }
 
     fn arguments(&self) -> Vec<&str> {
@@ -109,22 +131,24 @@ fn is_id(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-fn is_team_id(text: &str) -> bool {
-    text.starts_with("team_") && is_id(text)
-}
-
 async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError> {
     let arguments = project.arguments();
-    let command = format!("vercel {}", arguments.join(" "));
+    let failed = |problem: &str, log: &str| {
+        let message = format!("{problem}. Run `vercel {}`.", arguments.join(" "));
+        TokenError::Expired { message, log: log.to_owned() }
+    };
     let mut child = Command::new(program)
-        .args(arguments)
+        .args(&arguments)
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| TokenError::NoCli { command: command.clone(), cause: error.kind() })?;
+        .map_err(|error| {
+            let problem = "The token has expired. Install the Vercel CLI with `npm i -g vercel`";
+            failed(problem, &format!("cause=`{}`", error.kind()))
+        })?;
     let stdout = child.stdout.take();
     let work = async {
         let mut output = Vec::new();
@@ -135,18 +159,18 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
         (output, child.wait().await)
     };
     let Ok((output, status)) = tokio::time::timeout(TIMEOUT, work).await else {
-        return Err(TokenError::CliTimeout { command });
+        return Err(failed("The token has expired, and the Vercel CLI did not answer within 20 s", ""));
     };
     if !status.is_ok_and(|status| status.success()) {
-        return Err(TokenError::CliFailed { command });
+        return Err(failed("The token has expired, and the Vercel CLI failed", ""));
     }
-    let Some(text) = json::member::<String>(&output, "token") else {
-        return Err(TokenError::CliOutput { command });
-    };
-    let token = Token::parse(&text, Source::Refreshed).map_err(|slip| TokenError::CliToken { command, slip })?;
+    let answer: TokenAnswer =
+        json::object(&output).ok_or_else(|| failed("The Vercel CLI printed no token. Update the CLI", ""))?;
+    let token = Token::parse(&answer.token, Source::Refreshed)
+        .map_err(|slip| failed(&format!("The token from the Vercel CLI is not usable: {slip}"), ""))?;
     let expiry = token.unverified_expiry();
     if expiry.is_some_and(|expiry| expiry <= SystemTime::now()) {
-        return Err(TokenError::CliExpired);
+        return Err(failed("The token from the Vercel CLI has already expired. Check this machine's clock", ""));
     }
     // A clock at the beginning of time has no minute before it.
     let until = expiry.and_then(|expiry| expiry.checked_sub(MARGIN));
@@ -223,7 +247,9 @@ mod tests {
         }
         for claims in ["{}", r#"{"project_id": "--token"}"#, r#"{"project_id": 7}"#] {
             let error = Project::find(&token(claims, Source::File), &folder).await.unwrap_err();
-            assert!(matches!(error, TokenError::NotLinked { found: Source::File }), "{claims}");
+            let expected =
+                "The token in the file of `VERCEL_OIDC_TOKEN_FILE` has expired, and this folder is not linked";
+            assert!(error.to_string().starts_with(expected), "{claims}: {error}");
         }
     }
 
@@ -255,8 +281,8 @@ mod tests {
         let (mut pipe, line) = started.await.unwrap();
         assert_eq!(line, "started\n");
         let began = tokio::time::Instant::now();
-        let Err(TokenError::CliTimeout { command }) = running.await.unwrap() else { panic!("it must time out") };
-        assert_eq!(command, "vercel project token prj_a --format=json");
+        let message = running.await.unwrap().unwrap_err().to_string();
+        assert!(message.contains("20 s. Run `vercel project token prj_a --format=json`."), "{message}");
         assert!(began.elapsed() <= TIMEOUT);
         // The pipe ends when the last process that can write to it has ended. A CLI that still runs fails the test.
         let (ended, end) = std::sync::mpsc::channel();

@@ -1,23 +1,27 @@
 //! Where the function's own token is: a header of the request, a file, or a variable.
 //!
 //! Guarantees: the first source that is set is used, and one that holds no usable token is an error instead of a
-//! fallback. See <https://vercel.com/docs/oidc>.
+//! fallback. Only a regular file of at most 64 KiB is read, symbolic links followed. See
+//! <https://vercel.com/docs/oidc>.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use http::HeaderMap;
 
 use crate::error::TokenError;
-use crate::file;
-use crate::token::{Slip, Source, Token};
+use crate::token::{Source, Token};
 
 /// The header that Vercel documents, then the one that Vercel hands to a runtime. Other languages' runtimes rename it,
 /// the Rust runtime does not.
 const HEADERS: [(&str, Source); 2] =
     [("x-vercel-oidc-token", Source::Header), ("x-vercel-internal-oidc-token", Source::InternalHeader)];
+/// A token has about 2 KiB.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// What the environment says about the token.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Environment {
     /// `VERCEL_OIDC_TOKEN_FILE`: read at each call, because the file may be replaced at any time.
     pub(crate) file: Option<PathBuf>,
@@ -34,19 +38,47 @@ pub(crate) async fn find(headers: &HeaderMap, environment: &Environment) -> Resu
         }
     }
     if let Some(path) = &environment.file {
-        let bytes = file::read(path.clone()).await;
-        let bytes = bytes.map_err(|problem| TokenError::File { path: path.clone(), problem })?;
+        let bytes = read_file(path.clone()).await;
+        let bytes = bytes.map_err(|error| TokenError::File { problem: problem(&error), path: path.clone() })?;
         return parse(&bytes, Source::File);
     }
-    match &environment.variable {
-        Some(text) => parse(text.as_bytes(), Source::Variable),
-        None => Err(TokenError::Missing),
-    }
+    let text = environment.variable.as_ref().ok_or(TokenError::Missing)?;
+    parse(text.as_bytes(), Source::Variable)
 }
 
-fn parse(bytes: &[u8], source: Source) -> Result<Token, TokenError> {
-    let token = std::str::from_utf8(bytes).map_err(|_| Slip::Characters).and_then(|text| Token::parse(text, source));
-    token.map_err(|slip| TokenError::Malformed { found: source, slip })
+fn parse(bytes: &[u8], found: Source) -> Result<Token, TokenError> {
+    // What is not UTF-8 becomes a character that no token has.
+    Token::parse(&String::from_utf8_lossy(bytes), found).map_err(|problem| TokenError::Malformed { found, problem })
+}
+
+/// Reads a small file that another program writes, on a thread where that may take its time.
+pub(crate) async fn read_file(path: PathBuf) -> io::Result<Vec<u8>> {
+    tokio::task::spawn_blocking(move || read_now(&path)).await?
+}
+
+fn read_now(path: &Path) -> io::Result<Vec<u8>> {
+    let not_regular = || io::Error::from(io::ErrorKind::InvalidInput);
+    // Check before opening, because opening a device can have side effects.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(not_regular());
+    }
+    let file = File::open(path)?;
+    // Check again, because the path can lead to another file by now.
+    if !file.metadata()?.is_file() {
+        return Err(not_regular());
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed, because a file can grow, and some have no size.
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
+fn problem(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidInput => "is not a regular file".to_owned(),
+        io::ErrorKind::FileTooLarge => "is larger than 64 KiB".to_owned(),
+        kind => format!("can't be read ({kind})"),
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +111,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-vercel-oidc-token", HeaderValue::from_bytes(b"caf\xe9").unwrap());
         let error = find(&headers, &environment).await.unwrap_err();
-        assert!(matches!(error, TokenError::Malformed { found: Source::Header, slip: Slip::Characters }));
+        assert!(matches!(
+            error,
+            TokenError::Malformed { found: Source::Header, problem: "it has characters that no JWT has" }
+        ));
         let environment = Environment { file: Some(PathBuf::from("/nowhere/token")), ..environment };
         let error = find(&HeaderMap::new(), &environment).await.unwrap_err();
         assert!(matches!(error, TokenError::File { .. }));
@@ -101,5 +136,51 @@ mod tests {
             let text = format!("{error} {}", error.log_detail());
             assert!(!text.contains("eyJ") && !text.contains("c2ln"), "{text}");
         }
+    }
+
+    fn read(path: &Path) -> Result<Vec<u8>, String> {
+        read_now(path).map_err(|error| problem(&error))
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("vercel-oidc-client-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_file_may_have_64_kib_and_no_more() {
+        let folder = folder("size");
+        let path = folder.join("file");
+        std::fs::write(&path, vec![b'x'; 65_536]).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 65_536);
+        std::fs::write(&path, vec![b'x'; 65_537]).unwrap();
+        assert_eq!(read(&path), Err("is larger than 64 KiB".to_owned()));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_and_a_missing_file_are_told_apart() {
+        let folder = folder("kind");
+        assert_eq!(read(&folder), Err("is not a regular file".to_owned()));
+        assert_eq!(read(&folder.join("none")), Err("can't be read (entity not found)".to_owned()));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn symbolic_links_are_followed_and_a_pipe_is_refused_at_once() {
+        let folder = folder("pipe");
+        let (file, link, pipe) = (folder.join("file"), folder.join("link"), folder.join("pipe"));
+        std::fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read(&link).unwrap(), b"text");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(read(&pipe), Err("is not a regular file".to_owned()));
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        assert_eq!(read(&link), Err("is not a regular file".to_owned()));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

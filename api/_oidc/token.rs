@@ -1,7 +1,7 @@
 //! A token: where it was found, whether it has the form of a JWT, and what can be read in it without trusting it.
 //!
 //! Guarantees: a [`Token`] has the form of a JWT, shows as `***` in every `Debug`, and can be sent as one header value.
-//! Whether a token is genuine is for the API to decide, which is why all that is read here is called unverified.
+//! Only the API can tell whether a token is genuine, so everything that is read here is called unverified.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +11,10 @@ use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use http::HeaderValue;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use crate::json;
+use crate::json::{self, if_valid};
 
 /// Base64url without padding. The form is checked to catch mistakes before a token is sent, so unused bits may have any
 /// value here. An API that verifies the token refuses such a spelling.
@@ -26,10 +28,10 @@ pub struct Token {
 }
 
 impl Token {
-    /// Reads a token's text, without the white space around it.
-    pub(crate) fn parse(text: &str, source: Source) -> Result<Self, Slip> {
+    /// Reads a token's text, without the white space around it. The error is the likely slip.
+    pub(crate) fn parse(text: &str, source: Source) -> Result<Self, &'static str> {
         let text = text.trim();
-        if is_jwt(text) { Ok(Self { text: text.into(), source }) } else { Err(Slip::of(text)) }
+        if is_jwt(text) { Ok(Self { text: text.into(), source }) } else { Err(slip(text)) }
     }
 
     /// The token itself. Send it to its audience only, and never write it to a log.
@@ -59,29 +61,14 @@ impl Token {
 
     /// The `exp` claim, not verified: good for noticing that a new token is due, and for nothing else.
     pub(crate) fn unverified_expiry(&self) -> Option<SystemTime> {
-        let seconds = json::member::<f64>(&self.payload()?, "exp")?.max(0.0);
+        let seconds = self.unverified_claims().exp?.max(0.0);
         UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
     }
 
-    /// A claim that is a string, not verified.
-    pub(crate) fn unverified_text(&self, claim: &str) -> Option<String> {
-        json::member(&self.payload()?, claim)
-    }
-
-    /// What an operator compares with the API's settings after a refusal.
+    /// The claims, not verified: for the operator's log, and to refresh an expired token.
     pub(crate) fn unverified_claims(&self) -> UnverifiedClaims {
-        let payload = self.payload().unwrap_or_default();
-        let text = |name| json::member::<String>(&payload, name);
-        UnverifiedClaims {
-            iss: text("iss"),
-            aud: text("aud").map(|one| vec![one]).or_else(|| json::member(&payload, "aud")).unwrap_or_default(),
-            sub: text("sub"),
-            exp: json::member(&payload, "exp"),
-        }
-    }
-
-    fn payload(&self) -> Option<Vec<u8>> {
-        BASE64URL.decode(self.text.split('.').nth(1)?).ok()
+        let payload = self.text.split('.').nth(1).and_then(|payload| BASE64URL.decode(payload).ok());
+        payload.and_then(|payload| json::object(&payload)).unwrap_or_default()
     }
 }
 
@@ -98,7 +85,7 @@ fn is_jwt(text: &str) -> bool {
     let decode = |part: &str| BASE64URL.decode(part).ok().filter(|bytes| !bytes.is_empty());
     decode(header).is_some()
         && decode(signature).is_some()
-        && decode(payload).is_some_and(|json| json::is_object(&json))
+        && decode(payload).is_some_and(|json| json::object::<IgnoredAny>(&json).is_some())
 }
 
 /// Where the function's own token was found. `Display` prints the name that [`Source::name`] gives.
@@ -147,94 +134,84 @@ impl fmt::Display for Source {
     }
 }
 
+/// The slips that [`slip`] tells apart.
+pub(crate) const SLIPS: [&str; 6] = [
+    "it is empty",
+    "it begins with a name and `=`",
+    // As `docker --env-file .env.local` keeps them.
+    "it has quotes around it",
+    "it begins with `Bearer`",
+    "it has characters that no JWT has",
+    "it does not have the form of a JWT",
+];
+
 /// Why a text is no JWT, as far as one can tell: a common slip, or none of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slip {
-    /// There is nothing.
-    Empty,
-    /// There are quotes around it, as `docker --env-file .env.local` keeps them.
-    Quotes,
-    /// `Bearer ` stands before it.
-    Bearer,
-    /// `NAME=` stands before it.
-    Name,
-    /// White space or another character that no JWT has is in it.
-    Characters,
-    /// It is not three parts of base64url of which the second is a JSON object.
-    NotJwt,
-}
-
-impl Slip {
-    fn of(text: &str) -> Self {
-        let is_quote = |c: char| matches!(c, '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{2018}' | '\u{2019}');
-        let is_name = |text: &str| {
-            let name = text.trim().trim_start_matches("export ").trim();
-            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        };
-        if text.is_empty() {
-            Self::Empty
-        } else if text.split_once('=').is_some_and(|(before, _)| is_name(before)) {
-            Self::Name
-        } else if text.starts_with(is_quote) || text.ends_with(is_quote) {
-            Self::Quotes
-        } else if text
-            .split_whitespace()
-            .next()
-            .is_some_and(|word| word.trim_end_matches(':').eq_ignore_ascii_case("bearer"))
-        {
-            Self::Bearer
-        } else if !text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
-            Self::Characters
-        } else {
-            Self::NotJwt
-        }
+fn slip(text: &str) -> &'static str {
+    let [empty, name, quotes, bearer, characters, other] = SLIPS;
+    let is_quote = |c: char| matches!(c, '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{2018}' | '\u{2019}');
+    let is_name_character = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let before_equals = text.split_once('=').map(|(before, _)| before.trim_start_matches("export ").trim());
+    let first_word = text.split(|c: char| c.is_whitespace() || c == ':').next().unwrap_or_default();
+    if text.is_empty() {
+        empty
+    } else if before_equals.is_some_and(|before| !before.is_empty() && before.chars().all(is_name_character)) {
+        name
+    } else if text.starts_with(is_quote) || text.ends_with(is_quote) {
+        quotes
+    } else if first_word.eq_ignore_ascii_case("bearer") {
+        bearer
+    } else if !text.chars().all(|c| is_name_character(c) || matches!(c, '-' | '.')) {
+        characters
+    } else {
+        other
     }
 }
 
-impl fmt::Display for Slip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "it is empty",
-            Self::Quotes => "it has quotes around it",
-            Self::Bearer => "it begins with `Bearer`",
-            Self::Name => "it begins with a name and `=`",
-            Self::Characters => "it has characters that no JWT has",
-            Self::NotJwt => "it has not the form of a JWT",
-        })
-    }
+/// Claims that nobody has verified.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UnverifiedClaims {
+    #[serde(deserialize_with = "if_valid")]
+    iss: Option<String>,
+    #[serde(deserialize_with = "if_valid")]
+    aud: Option<Audiences>,
+    #[serde(deserialize_with = "if_valid")]
+    sub: Option<String>,
+    /// Seconds since 1970.
+    #[serde(deserialize_with = "if_valid")]
+    exp: Option<f64>,
+    #[serde(deserialize_with = "if_valid")]
+    pub(crate) owner_id: Option<String>,
+    #[serde(deserialize_with = "if_valid")]
+    pub(crate) project_id: Option<String>,
 }
 
-/// Claims of a token that was refused, for the operator's log. Nobody has verified these claims.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UnverifiedClaims {
-    /// The issuer.
-    pub iss: Option<String>,
-    /// The audiences.
-    pub aud: Vec<String>,
-    /// The subject.
-    pub sub: Option<String>,
-    /// The time of expiry, in seconds since 1970.
-    pub exp: Option<f64>,
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Several(Vec<String>),
 }
 
+/// What an operator compares with the API's settings after a refusal.
 impl fmt::Display for UnverifiedClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown =
-            |claim: Option<&str>| claim.map_or_else(|| "none".to_owned(), |text| format!("`{}`", escaped(text)));
-        let (iss, sub) = (shown(self.iss.as_deref()), shown(self.sub.as_deref()));
-        let aud = self.aud.iter().map(|one| shown(Some(one))).take(5).collect::<Vec<_>>().join(" ");
-        let aud = if aud.is_empty() { "none" } else { &aud };
-        write!(f, "iss={iss} aud={aud} sub={sub} exp=")?;
-        match self.exp.filter(|exp| exp.abs() < 1e15) {
-            Some(exp) => write!(f, "{exp}"),
-            None => f.write_str("none"),
-        }
+        let shown = |claim: &Option<String>| claim.as_ref().map_or("none".to_owned(), |text| in_backticks(text));
+        let aud = match &self.aud {
+            Some(Audiences::One(aud)) => in_backticks(aud),
+            Some(Audiences::Several(aud)) => {
+                aud.iter().take(5).map(|aud| in_backticks(aud)).collect::<Vec<_>>().join(" ")
+            }
+            None => "none".to_owned(),
+        };
+        let exp = self.exp.filter(|exp| exp.abs() < 1e15).map_or("none".to_owned(), |exp| exp.to_string());
+        write!(f, "iss={} aud={aud} sub={} exp={exp}", shown(&self.iss), shown(&self.sub))
     }
 }
 
-/// A text on one line of a log: control characters escaped, cut at 200 characters.
-pub(crate) fn escaped(text: &str) -> String {
-    text.chars().take(200).flat_map(char::escape_debug).collect()
+/// A text on one line of a log, in backticks: control characters escaped, cut at 200 characters.
+pub(crate) fn in_backticks(text: &str) -> String {
+    format!("`{}`", text.chars().take(200).flat_map(char::escape_debug).collect::<String>())
 }
 
 #[cfg(test)]
@@ -272,7 +249,11 @@ mod tests {
         // Unused bits may have any value: `c2l` and `c2k` decode to the same bytes.
         assert!(Token::parse("e30.e30.c2l", Source::Header).is_ok());
         for payload in ["[]", "7", "\"x\"", "null", "{", "{} {}", "not json", ""] {
-            assert_eq!(Token::parse(&jwt(payload), Source::Header).unwrap_err(), Slip::NotJwt, "{payload}");
+            assert_eq!(
+                Token::parse(&jwt(payload), Source::Header).unwrap_err(),
+                "it does not have the form of a JWT",
+                "{payload}"
+            );
         }
         for bad in [
             "not-a-jwt",
@@ -285,7 +266,7 @@ mod tests {
             "a.b.c",
             "e30.e3.c2ln",
         ] {
-            assert_eq!(Token::parse(bad, Source::Header).unwrap_err(), Slip::NotJwt, "{bad}");
+            assert_eq!(Token::parse(bad, Source::Header).unwrap_err(), "it does not have the form of a JWT", "{bad}");
         }
     }
 
@@ -293,21 +274,21 @@ mod tests {
     fn each_slip_is_named() {
         let good = jwt("{}");
         for (text, slip) in [
-            (" ".to_owned(), Slip::Empty),
-            (format!("\"{good}\""), Slip::Quotes),
-            (format!("'{good}'"), Slip::Quotes),
-            (format!("{good}\""), Slip::Quotes),
-            (format!("Bearer {good}"), Slip::Bearer),
-            (format!("bearer  {good}"), Slip::Bearer),
-            ("Bearer".to_owned(), Slip::Bearer),
-            (format!("VERCEL_OIDC_TOKEN={good}"), Slip::Name),
-            (format!("VERCEL_OIDC_TOKEN=\"{good}\""), Slip::Name),
-            (format!("export TOKEN = {good}"), Slip::Name),
-            (format!("{good} {good}"), Slip::Characters),
-            (format!("{good}\nx-evil: 1"), Slip::Characters),
-            (format!("{good}="), Slip::Characters),
-            (format!("{good}\0"), Slip::Characters),
-            (format!("{good}é"), Slip::Characters),
+            (" ".to_owned(), "it is empty"),
+            (format!("\"{good}\""), "it has quotes around it"),
+            (format!("'{good}'"), "it has quotes around it"),
+            (format!("{good}\""), "it has quotes around it"),
+            (format!("Bearer {good}"), "it begins with `Bearer`"),
+            (format!("bearer  {good}"), "it begins with `Bearer`"),
+            ("Bearer".to_owned(), "it begins with `Bearer`"),
+            (format!("VERCEL_OIDC_TOKEN={good}"), "it begins with a name and `=`"),
+            (format!("VERCEL_OIDC_TOKEN=\"{good}\""), "it begins with a name and `=`"),
+            (format!("export TOKEN = {good}"), "it begins with a name and `=`"),
+            (format!("{good} {good}"), "it has characters that no JWT has"),
+            (format!("{good}\nx-evil: 1"), "it has characters that no JWT has"),
+            (format!("{good}="), "it has characters that no JWT has"),
+            (format!("{good}\0"), "it has characters that no JWT has"),
+            (format!("{good}é"), "it has characters that no JWT has"),
         ] {
             assert_eq!(Token::parse(&text, Source::File).unwrap_err(), slip, "{text:?}");
         }
@@ -332,9 +313,9 @@ mod tests {
 
     #[test]
     fn a_text_claim_is_a_json_string_and_nothing_else() {
-        assert_eq!(token(r#"{"owner_id": "team_a"}"#).unverified_text("owner_id").as_deref(), Some("team_a"));
+        assert_eq!(token(r#"{"owner_id": "team_a"}"#).unverified_claims().owner_id.as_deref(), Some("team_a"));
         let magic = r#"{"owner_id": {"$serde_json::private::RawValue": "\"team_a\""}}"#;
-        assert_eq!(token(magic).unverified_text("owner_id"), None);
+        assert_eq!(token(magic).unverified_claims().owner_id, None);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use reqwest::Url;
 
 use crate::client::Clients;
 use crate::error::{Misconfigured, TokenError};
@@ -14,7 +13,7 @@ use crate::source::{self, Environment};
 use crate::token::Token;
 use crate::url;
 
-/// Gets the function's tokens. A program needs one, for its whole life; clones are cheap and share their caches.
+/// Gets the function's tokens. A program needs one for its whole lifetime. Clones are cheap and share their caches.
 ///
 /// ```no_run
 /// # async fn example(headers: http::HeaderMap) -> Result<(), Box<dyn std::error::Error>> {
@@ -50,30 +49,22 @@ impl Tokens {
     ///
     /// `OIDC_TOKEN_EXCHANGE_URL` is not a URL that a token may be sent to.
     pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Misconfigured> {
-        let variable = |name: &str| {
-            let value = variable(name)?.trim().to_owned();
-            (!value.is_empty()).then_some(value)
-        };
-        const EXCHANGE_URL: &str = "OIDC_TOKEN_EXCHANGE_URL";
-        let exchange_url = url::parse(variable(EXCHANGE_URL).as_deref().unwrap_or(exchange::VERCEL))
-            .map_err(|problem| Misconfigured::new(&format!("`{EXCHANGE_URL}`"), problem))?;
-        let environment = Environment {
-            file: variable("VERCEL_OIDC_TOKEN_FILE").map(Into::into),
-            variable: variable("VERCEL_OIDC_TOKEN"),
-        };
-        let may_refresh = variable("VERCEL_ENV").is_none_or(|environment| environment == "development");
-        Ok(Self::new(environment, may_refresh, exchange_url, variable("VERCEL_URL")))
-    }
-
-    fn new(environment: Environment, may_refresh: bool, exchange_url: Url, own_host: Option<String>) -> Self {
+        let variable =
+            |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let exchange_url = variable("OIDC_TOKEN_EXCHANGE_URL");
+        let exchange_url =
+            url::parse("`OIDC_TOKEN_EXCHANGE_URL`", exchange_url.as_deref().unwrap_or(exchange::VERCEL))?;
         let clients = Arc::new(Clients::default());
-        Self(Arc::new(Shared {
-            environment,
-            refresh: Refresh::new(may_refresh),
+        Ok(Self(Arc::new(Shared {
+            environment: Environment {
+                file: variable("VERCEL_OIDC_TOKEN_FILE").map(Into::into),
+                variable: variable("VERCEL_OIDC_TOKEN"),
+            },
+            refresh: Refresh::new(variable("VERCEL_ENV").is_none_or(|environment| environment == "development")),
             exchange: Exchange::new(Arc::clone(&clients), exchange_url),
             clients,
-            own_host,
-        }))
+            own_host: variable("VERCEL_URL"),
+        })))
     }
 
     /// Gets the function's own token: from the request's headers, else from the file or the variable. An expired token
@@ -114,8 +105,8 @@ impl Tokens {
         self.0.exchange.remove(exchanged);
     }
 
-    pub(crate) fn clients(&self) -> Arc<Clients> {
-        Arc::clone(&self.0.clients)
+    pub(crate) fn clients(&self) -> &Clients {
+        &self.0.clients
     }
 
     /// The value of `VERCEL_URL`.

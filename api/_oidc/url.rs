@@ -4,53 +4,59 @@ use std::net::Ipv4Addr;
 
 use reqwest::Url;
 
-use crate::error::UrlProblem;
+use crate::error::Misconfigured;
+
+const NO_SCHEME: &str = "has no scheme. Begin it with `https://` (loopback: `http://`)";
+const INVALID: &str = "is not a valid URL. It should look like `https://api.example.com`";
 
 /// Reads a URL that a token may be sent to. A query is allowed.
-pub(crate) fn parse(text: &str) -> Result<Url, UrlProblem> {
-    let text = text.trim();
-    if text.contains(['"', '\'']) {
-        return Err(UrlProblem::Quotes);
-    }
-    if text.contains('\\') {
-        return Err(UrlProblem::Backslash);
-    }
-    // The parser skips tabs and line breaks, and escapes spaces.
-    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(UrlProblem::WhiteSpace);
-    }
-    // The parser reads `localhost:3001` as scheme `localhost`, and `https:example.com` as `https://example.com`.
-    let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?', '#', '@', ':']))
-    else {
-        return Err(UrlProblem::NoScheme);
-    };
-    if scheme.is_empty() {
-        return Err(UrlProblem::NoScheme);
-    }
-    if !["https", "http"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-        return Err(UrlProblem::Scheme);
-    }
-    if rest.starts_with(['/', '?', '#']) {
-        return Err(UrlProblem::Invalid);
-    }
-    let url = Url::parse(text).map_err(|_| UrlProblem::Invalid)?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err(UrlProblem::UserInfo);
-    }
-    if url.fragment().is_some() {
-        return Err(UrlProblem::Fragment);
-    }
-    if url.scheme() != "https" && !is_loopback(&url) {
-        return Err(UrlProblem::NotHttps);
+pub(crate) fn parse(setting: &str, text: &str) -> Result<Url, Misconfigured> {
+    check(text.trim()).map_err(|problem| Misconfigured { setting: setting.to_owned(), problem })
+}
+
+/// Reads a URL that paths are appended to.
+pub(crate) fn parse_base(text: &str) -> Result<Url, Misconfigured> {
+    let url = parse("The base URL", text)?;
+    if url.query().is_some() {
+        let problem = "has a query. Remove the `?` and what follows it";
+        return Err(Misconfigured { setting: "The base URL".to_owned(), problem });
     }
     Ok(url)
 }
 
-/// Reads a URL that paths are appended to.
-pub(crate) fn parse_base(text: &str) -> Result<Url, UrlProblem> {
-    let url = parse(text)?;
-    if url.query().is_some() { Err(UrlProblem::Query) } else { Ok(url) }
+fn check(text: &str) -> Result<Url, &'static str> {
+    if text.contains(['"', '\'']) {
+        return Err("has quotes in it. Remove the quotes");
+    }
+    if text.contains('\\') {
+        return Err("has a backslash in it. Remove the backslash and what follows it");
+    }
+    // The parser skips tabs and line breaks, and escapes spaces.
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("has white space in it. Remove the white space");
+    }
+    // The parser reads `localhost:3001` as scheme `localhost`, and `https:example.com` as `https://example.com`.
+    let (scheme, rest) = text.split_once("://").ok_or(NO_SCHEME)?;
+    if scheme.is_empty() || scheme.contains(['/', '?', '#', '@', ':']) {
+        return Err(NO_SCHEME);
+    }
+    if !["https", "http"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err("has a scheme that is not supported. Begin it with `https://`");
+    }
+    if rest.starts_with(['/', '?', '#']) {
+        return Err(INVALID);
+    }
+    let url = Url::parse(text).map_err(|_| INVALID)?;
+    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+        return Err("has a user name or password in it. Remove everything up to the `@`");
+    }
+    if url.fragment().is_some() {
+        return Err("has a fragment. Remove the `#` and what follows it");
+    }
+    if url.scheme() != "https" && !is_loopback(&url) {
+        return Err("must be `https`. Only a loopback host may have `http`");
+    }
+    Ok(url)
 }
 
 /// Whether the host is this machine: `127.0.0.0/8`, `[::1]` or `localhost`.
@@ -75,53 +81,57 @@ mod tests {
     #[test]
     fn loopback_may_have_http_in_every_spelling() {
         for host in ["127.0.0.1", "127.1.2.3", "127.1", "[::1]", "localhost", "LOCALHOST"] {
-            assert_eq!(parse(&format!("http://{host}:3001/")).unwrap().scheme(), "http", "{host}");
+            assert_eq!(parse("It", &format!("http://{host}:3001/")).unwrap().scheme(), "http", "{host}");
         }
         for host in ["128.0.0.1", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "localhost.evil.example", "localhost."] {
-            assert_eq!(parse(&format!("http://{host}")), Err(UrlProblem::NotHttps), "{host}");
-            assert!(parse(&format!("https://{host}")).is_ok(), "{host}");
+            let error = parse("It", &format!("http://{host}")).unwrap_err();
+            assert!(error.to_string().starts_with("It must be `https`."), "{host}: {error}");
+            assert!(parse("It", &format!("https://{host}")).is_ok(), "{host}");
         }
     }
 
     #[test]
     fn each_mistake_is_told_apart() {
         for (text, problem) in [
-            ("localhost:3001", UrlProblem::NoScheme),
-            ("api.example.com", UrlProblem::NoScheme),
-            ("api.example.com/?next=https://example.com", UrlProblem::NoScheme),
-            ("//api.example.com", UrlProblem::NoScheme),
-            ("://api.example.com", UrlProblem::NoScheme),
-            ("https:api.example.com", UrlProblem::NoScheme),
-            ("https:/api.example.com", UrlProblem::NoScheme),
-            ("127.0.0.1:3001", UrlProblem::NoScheme),
-            ("", UrlProblem::NoScheme),
-            ("http://api.example.com", UrlProblem::NotHttps),
-            ("http://192.168.0.1", UrlProblem::NotHttps),
-            ("HTTP://api.example.com", UrlProblem::NotHttps),
-            ("ftp://127.0.0.1", UrlProblem::Scheme),
-            ("file:///etc/passwd", UrlProblem::Scheme),
-            ("ws://127.0.0.1", UrlProblem::Scheme),
-            (r"http://127.0.0.1:3001\n", UrlProblem::Backslash),
-            (r"https:\\api.example.com", UrlProblem::Backslash),
-            (r#""https://api.example.com""#, UrlProblem::Quotes),
-            ("'https://api.example.com'", UrlProblem::Quotes),
-            ("https://api.example.com /v1", UrlProblem::WhiteSpace),
-            ("https://api.exa\nmple.com", UrlProblem::WhiteSpace),
-            ("https://user@api.example.com", UrlProblem::UserInfo),
-            ("https://user:password@api.example.com", UrlProblem::UserInfo),
-            ("https://@api.example.com", UrlProblem::UserInfo),
-            ("http://127.0.0.1@api.example.com", UrlProblem::UserInfo),
-            ("https://api.example.com/?a=b", UrlProblem::Query),
-            ("https://api.example.com?", UrlProblem::Query),
-            ("https://api.example.com/#a", UrlProblem::Fragment),
-            ("https://api.example.com#", UrlProblem::Fragment),
-            ("https://", UrlProblem::Invalid),
-            ("https:///path", UrlProblem::Invalid),
-            ("https://?", UrlProblem::Invalid),
-            ("https://api.example.com:port", UrlProblem::Invalid),
-            ("https://[::1", UrlProblem::Invalid),
+            ("localhost:3001", "has no scheme"),
+            ("api.example.com", "has no scheme"),
+            ("api.example.com/?next=https://example.com", "has no scheme"),
+            ("//api.example.com", "has no scheme"),
+            ("://api.example.com", "has no scheme"),
+            ("https:api.example.com", "has no scheme"),
+            ("https:/api.example.com", "has no scheme"),
+            ("127.0.0.1:3001", "has no scheme"),
+            ("", "has no scheme"),
+            ("http://api.example.com", "must be `https`"),
+            ("http://192.168.0.1", "must be `https`"),
+            ("HTTP://api.example.com", "must be `https`"),
+            ("ftp://127.0.0.1", "has a scheme that is not supported"),
+            ("file:///etc/passwd", "has a scheme that is not supported"),
+            ("ws://127.0.0.1", "has a scheme that is not supported"),
+            (r"http://127.0.0.1:3001\n", "has a backslash"),
+            (r"https:\\api.example.com", "has a backslash"),
+            (r#""https://api.example.com""#, "has quotes"),
+            ("'https://api.example.com'", "has quotes"),
+            ("https://api.example.com /v1", "has white space"),
+            ("https://api.exa\nmple.com", "has white space"),
+            ("https://user@api.example.com", "has a user name"),
+            ("https://user:password@api.example.com", "has a user name"),
+            ("https://@api.example.com", "has a user name"),
+            ("http://127.0.0.1@api.example.com", "has a user name"),
+            ("https://api.example.com/?a=b", "has a query"),
+            ("https://api.example.com?", "has a query"),
+            ("https://api.example.com/#a", "has a fragment"),
+            ("https://api.example.com#", "has a fragment"),
+            ("https://", "is not a valid URL"),
+            ("https:///path", "is not a valid URL"),
+            ("https://?", "is not a valid URL"),
+            ("https://api.example.com:port", "is not a valid URL"),
+            ("https://[::1", "is not a valid URL"),
         ] {
-            assert_eq!(parse_base(text), Err(problem), "{text}");
+            // A program may tell of two settings at once.
+            let message = parse_base(text).unwrap_err().named("`OIDC_TOKEN_EXCHANGE_URL`").to_string();
+            assert!(message.starts_with(&format!("`OIDC_TOKEN_EXCHANGE_URL` {problem}")), "{text}: {message}");
+            assert!(message.ends_with('.') && message.len() < 100, "{} characters: {message}", message.len());
         }
     }
 
@@ -135,11 +145,11 @@ mod tests {
         ] {
             assert_eq!(parse_base(text).unwrap().as_str(), url);
         }
-        assert_eq!(parse("https://example.com/token?tenant=a").unwrap().query(), Some("tenant=a"));
+        assert_eq!(parse("It", "https://example.com/token?tenant=a").unwrap().query(), Some("tenant=a"));
     }
 
     #[test]
     fn a_log_shows_no_query() {
-        assert_eq!(for_log(&parse("https://example.com/token?key=secret").unwrap()), "https://example.com/token");
+        assert_eq!(for_log(&parse("It", "https://example.com/token?key=secret").unwrap()), "https://example.com/token");
     }
 }

@@ -161,7 +161,7 @@ async fn a_failed_exchange_is_an_error_that_is_not_cached_and_shows_no_token() {
         (ok(&json!({ "expiry": 1 })), "is not a JSON object with a `token`"),
         (ok(&json!([numbered(0), expiry(3600)])), "is not a JSON object with a `token`"),
         (ok(&json!({ "token": "" })), "not usable: it is empty"),
-        (ok(&json!({ "token": "not-a-jwt" })), "not usable: it has not the form of a JWT"),
+        (ok(&json!({ "token": "not-a-jwt" })), "not usable: it does not have the form of a JWT"),
         (ok(&json!({ "token": format!("Bearer {}", numbered(0)) })), "not usable: it begins with `Bearer`"),
         (ok(&json!({ "token": format!("\"{}\"", numbered(0)) })), "not usable: it has quotes around it"),
         (ok(&json!({ "token": "x".repeat(1024 * 1024) })), "is larger than 1 MiB"),

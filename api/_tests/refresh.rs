@@ -240,7 +240,7 @@ async fn what_the_cli_prints_must_hold_a_token_that_has_not_expired() {
         ("echo 'hello'".to_owned(), "printed no token"),
         ("echo '{\"token\": \"\"}'".to_owned(), "not usable: it is empty"),
         (format!("echo '[\"{}\"]'", token("new", 3600)), "printed no token"),
-        (prints("not-a-jwt"), "not usable: it has not the form of a JWT"),
+        (prints("not-a-jwt"), "not usable: it does not have the form of a JWT"),
         (prints(&format!("Bearer {}", token("new", 3600))), "not usable: it begins with `Bearer`"),
         ("true".to_owned(), "printed no token"),
         (flood, "the Vercel CLI failed"),
@@ -252,6 +252,8 @@ async fn what_the_cli_prints_must_hold_a_token_that_has_not_expired() {
         let function = start(&folder, &backend, &path, &[]).await;
         let detail = soon(function.call(&[])).await.is_problem(500, "token_unavailable");
         assert!(detail.contains(expected), "{script}: {detail}");
+        // The ids in use have 24 characters more, each.
+        assert!(detail.len() + 2 * 24 <= 200, "{detail}");
         assert_eq!(backend.requests().len(), 0);
     }
 }
@@ -262,5 +264,6 @@ async fn without_the_cli_the_developer_learns_how_to_get_it() {
     folder.link();
     let detail = start(&folder, &backend, "/nowhere", &[]).await.call(&[]).await.is_problem(500, "token_unavailable");
     assert!(detail.contains("`npm i -g vercel`") && detail.contains("`vercel project token prj_shop"), "{detail}");
+    assert!(detail.len() + 2 * 24 <= 200, "{detail}");
     assert!(!detail.contains(SUBJECT));
 }

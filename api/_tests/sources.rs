@@ -149,8 +149,8 @@ async fn what_is_no_jwt_is_never_sent_and_the_slip_is_named() {
         (format!("VERCEL_OIDC_TOKEN=\"{good}\""), "it begins with a name and `=`"),
         (format!("{good} {good}"), "it has characters that no JWT has"),
         (format!("{good}é"), "it has characters that no JWT has"),
-        ("not-a-jwt".to_owned(), "it has not the form of a JWT"),
-        (array, "it has not the form of a JWT"),
+        ("not-a-jwt".to_owned(), "it does not have the form of a JWT"),
+        (array, "it does not have the form of a JWT"),
     ] {
         folder.write("token", &text);
         let base = ("BACKEND_URL", &*url);
