@@ -1,7 +1,8 @@
 //! `Authorization` header in, verified caller out: the guard of an axum application.
 //!
-//! [`require_token`] guards every route under it, unknown ones included. [`VerifiedCaller`] tells a handler who calls. The
-//! token comes from the `Authorization` header alone (RFC 6750, section 2.1): queries and cookies end up in logs and caches.
+//! [`require_token`] guards every route under it, unknown ones included. [`VerifiedCaller`] tells a handler who calls.
+//! The token comes from the `Authorization` header alone (RFC 6750, section 2.1): queries and cookies end up in logs
+//! and caches.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -20,7 +21,7 @@ use crate::problem::Problem;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// The caller that sent this request, as its verified token says.
+/// The caller that sent this request, from its verified token.
 ///
 /// A handler takes it as an argument. Without [`require_token`] around the route, the request is answered with 500.
 ///
@@ -42,7 +43,7 @@ pub struct VerifiedCaller {
 }
 
 impl VerifiedCaller {
-    /// What the issuer says about the caller.
+    /// The claims of the caller's token.
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
@@ -61,8 +62,8 @@ impl<S: Sync> FromRequestParts<S> for VerifiedCaller {
 
 /// Lets verified callers through, and answers all others with a [`Problem`] (RFC 6750, section 3).
 ///
-/// The response to a verified caller carries the [`VerifiedCaller`] in its extensions. No cache stores it (RFC 9111, section
-/// 3.5). If it is a success, its `Server-Timing` says how long the verification took.
+/// The response to a verified caller carries the [`VerifiedCaller`] in its extensions. No cache stores it (RFC 9111,
+/// section 3.5). If it is a success, its `Server-Timing` says how long the verification took.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -103,7 +104,7 @@ pub async fn require_token(State(verifier): State<Arc<Verifier>>, mut request: R
     let mut response = next.run(request).await;
     response.extensions_mut().insert(caller);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Only on success: how long a refusal takes is not the client's concern.
+    // Only on success, because the time of a refusal could help an attacker.
     if response.status().is_success()
         && let Ok(timing) = HeaderValue::try_from(format!("verify;dur={milliseconds:.3}"))
     {
@@ -125,18 +126,23 @@ fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Problem> {
         return Err(invalid_request("The request has several `Authorization` headers. Send exactly one."));
     }
     // Field values may hold spaces and tabs (RFC 9110, section 5.5).
-    let mut words = value.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
-    if !words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer")) {
+    let value = value.trim_ascii();
+    let end_of_scheme = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
+    let (scheme, token) = value.split_at(end_of_scheme);
+    if !scheme.eq_ignore_ascii_case(b"Bearer") {
         let detail = "This API needs a Vercel OIDC token. Send it as `Authorization: Bearer <token>`.";
         // RFC 6750, section 3.1: no error code for a request without a token.
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "missing_token", detail)
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     }
-    match (words.next(), words.next()) {
-        (Some(token), None) => Ok(token),
-        (None, _) => Err(invalid_request("`Bearer` has no token. Send `Authorization: Bearer <token>`.")),
-        (Some(_), Some(_)) => Err(invalid_request("`Bearer` has several tokens. Send exactly one.")),
+    let token = token.trim_ascii_start();
+    if token.is_empty() {
+        return Err(invalid_request("`Bearer` has no token. Send `Authorization: Bearer <token>`."));
     }
+    if token.contains(&b' ') || token.contains(&b'\t') {
+        return Err(invalid_request("`Bearer` has several tokens. Send exactly one."));
+    }
+    Ok(token)
 }
 
 fn invalid_request(detail: &str) -> Problem {
@@ -174,8 +180,8 @@ impl From<VerifyError> for Problem {
     }
 }
 
-/// Makes a text fit for the quotes of an `error_description`: printable ASCII without `"` and `\` (RFC 6750, section 3), at
-/// most 200 characters.
+/// Makes a text fit for the quotes of an `error_description`: printable ASCII without `"` and `\` (RFC 6750, section
+/// 3), at most 200 characters.
 fn quotable(text: &str) -> String {
     let allowed = |character| match character {
         '"' => '\'',
@@ -265,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_do_not_reach_the_handler() {
+    async fn an_unverified_caller_does_not_reach_the_handler() {
         for authorization in ["", "Bearer a.b.c", "Basic a"] {
             let response = answer(authorization).await;
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{authorization}");
