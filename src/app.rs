@@ -71,7 +71,8 @@ async fn healthz() -> impl IntoResponse {
     NO_STORE
 }
 
-/// Ready while usable keys are held. If the keys are not fresh, this starts a fetch, because without traffic no token does.
+/// Ready while usable keys are held. If the keys are not fresh, this starts a fetch, because without traffic no token
+/// does.
 async fn readyz(State(verifier): State<Arc<Verifier>>) -> Result<impl IntoResponse, Problem> {
     let now = SystemTime::now();
     if verifier.keys().ready(now).await {
@@ -98,12 +99,8 @@ async fn method_not_allowed() -> Problem {
 
 /// A panic fails one request. Its message is in the log.
 fn panicked(_: Box<dyn Any + Send>) -> Response {
-    Problem::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "internal_error",
-        "Something went wrong in this API. Its operator finds the cause in the log.",
-    )
-    .into_response()
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "This API failed. The cause is in its log.")
+        .into_response()
 }
 
 #[cfg(test)]
@@ -175,7 +172,7 @@ mod tests {
         assert_eq!(call(&app, "/", "").await.0, StatusCode::OK);
     }
 
-    /// Of the answers with 503, only the one about the issuer's keys is a refusal.
+    /// A 503 is a refusal only if the issuer's keys are not available.
     #[tokio::test]
     async fn a_handlers_own_failure_is_an_error_in_the_log() {
         let log = Log::start();

@@ -28,14 +28,15 @@ use tower::ServiceExt;
 
 use crate::app::App;
 
-/// Idle time and an incomplete head together. Load balancers and clients keep idle connections for 60 s by default. They
-/// must close first, or their next request meets a closed connection.
+/// Idle time and an incomplete head together. Load balancers and clients keep idle connections for 60 s by default.
+/// They must close first, or their next request meets a closed connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// A client that reads nothing for 10 s is gone, or holds the connection on purpose.
+/// A client that reads nothing for 10 s is gone or hostile.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Well above 8 KiB of token and what proxies add. Times the number of connections, it bounds the memory for heads.
+/// Well above a token of 8 KiB and the headers of proxies. This times the number of connections bounds the memory for
+/// heads.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// What is read of a request's body after an answer that did not need it. If a connection is closed with unread bytes,
+/// How much of an unread body is read after the answer. If a connection is closed with unread bytes,
 /// the system resets it, and the client loses the answer (RFC 9112, section 9.6).
 const MAX_DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -89,8 +90,8 @@ impl Activity {
         }
     }
 
-    /// Ends when the connection has been idle for [`IDLE_TIMEOUT`]. A request does not reset the timer: when it fires, it
-    /// waits for the time that is left.
+    /// Ends when the connection has been idle for [`IDLE_TIMEOUT`]. A request does not reset the timer: when it fires,
+    /// it waits for the time that is left.
     async fn idle_too_long(&self) {
         loop {
             let end = self.idle_since().unwrap_or_else(Instant::now) + IDLE_TIMEOUT;

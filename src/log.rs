@@ -1,7 +1,7 @@
 //! The log: one line per event on standard output, written by a separate thread.
 //!
-//! Nothing in the process waits for the reader of the log. If a terminal is stopped with Ctrl-S or a pipe is blocked, up
-//! to [`QUEUE_LINES`] lines wait. Further lines are dropped and counted, and the log says later how many.
+//! Nothing in the process waits for the reader of the log. If a terminal is stopped with Ctrl-S or a pipe is blocked,
+//! up to [`QUEUE_LINES`] lines wait. Further lines are dropped and counted, and the log says later how many.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
-/// A few seconds of a flood of refusals, and a few megabytes.
+/// Enough for a few seconds of a flood of refusals. It takes a few megabytes.
 const QUEUE_LINES: usize = 4096;
 /// How long the end of the process waits for a reader.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,12 +31,12 @@ const MAX_PANIC_CHARS: usize = 500;
 /// The running log.
 pub(crate) struct Log(WorkerGuard);
 
-/// Starts the log. From here on, panics are part of it.
+/// Starts the log. From then on, panics are logged.
 pub(crate) fn start(format: LogFormat, filter: Targets) -> Log {
     let dropped = Arc::new(OnceLock::new());
     let writer = Writer { format, dropped: dropped.clone(), reported: 0, reported_at: None };
     let (lines, guard) = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).finish(writer);
-    // Neither fails: each is set only here.
+    // Neither call fails, because each value is set only here.
     let _ = dropped.set(lines.error_counter());
     let _ = dispatcher::set_global_default(dispatch(format, filter, lines));
     std::panic::set_hook(Box::new(log_panic));
@@ -44,7 +44,7 @@ pub(crate) fn start(format: LogFormat, filter: Targets) -> Log {
 }
 
 impl Log {
-    /// Writes the lines that wait, for at most [`FLUSH_TIMEOUT`].
+    /// Writes the waiting lines, and stops after [`FLUSH_TIMEOUT`].
     pub(crate) fn finish(self) {
         // The guard prints if the queue is full, so dropping it can block for as long as the log does.
         with_timeout(move || drop(self.0));
@@ -52,7 +52,7 @@ impl Log {
 }
 
 /// Writes to standard error, which can be the same stopped terminal.
-pub(crate) fn complain(problem: &dyn Display) {
+pub(crate) fn print_error(problem: &dyn Display) {
     let line = format!("{problem}\n");
     with_timeout(move || {
         // `eprintln!` would panic if standard error is closed.

@@ -12,13 +12,13 @@ use tokio::net::TcpListener;
 #[tokio::main]
 async fn main() {
     let settings = Settings::read(|name| std::env::var_os(name)).unwrap_or_else(|error| {
-        log::complain(&error);
+        log::print_error(&error);
         exit(2)
     });
     let log = log::start(settings.log_format, settings.log_filter.clone());
     let served = serve(settings).await;
     log.finish();
-    let code = served.inspect_err(|error| log::complain(error)).map_or(1, |()| 0);
+    let code = served.inspect_err(|error| log::print_error(error)).map_or(1, |()| 0);
     // The end of `main` would wait half a minute for a name resolver that doesn't answer.
     exit(code)
 }

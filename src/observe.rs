@@ -1,7 +1,7 @@
 //! One log event per request, with stable field names.
 //!
-//! Accepted requests are logged at `debug`, refused ones at `info`, failed ones at `error`. An event holds the route but
-//! never the path or query, no header except the two that trace a request, and no claim except `sub` and those that
+//! Accepted requests are logged at `debug`, refused ones at `info`, failed ones at `error`. An event holds the route
+//! but never the path or query, no header except the two that trace a request, and no claim except `sub` and those that
 //! the reason for a refusal names. What it takes from a request is too short for a token.
 
 use std::time::Instant;
@@ -12,8 +12,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use vercel_oidc_verifier::{Problem, VerifiedCaller};
 
-/// A `traceparent` has 55 characters (W3C Trace Context), an `x-vercel-id` less than 100. The signature of a token alone
-/// has 342.
+/// A `traceparent` has 55 characters (W3C Trace Context), an `x-vercel-id` less than 100. The signature of a token
+/// alone has 342.
 const MAX_HEADER_BYTES: usize = 128;
 /// Longer than any `sub` of Vercel's: owner, project and environment have at most 100 characters each.
 const MAX_CLAIM_CHARS: usize = 400;
@@ -31,7 +31,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     macro_rules! log {
         ($level:ident, $message:literal) => {
             tracing::$level!(
-                // A method can be any word.
+                // A client can send any word as the method.
                 method = (method.as_str().len() <= MAX_HEADER_BYTES).then_some(method.as_str()),
                 route = route.as_ref().map(MatchedPath::as_str),
                 status = response.status().as_u16(),
@@ -47,7 +47,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     }
     let code = problem.map(Problem::code);
     match response.status() {
-        // Of the 503s only this one means that the issuer is to blame. Others are failures of a handler.
+        // A 503 with this code is the issuer's failure. Any other 503 is a handler's.
         status if status.is_client_error() || code == Some("keys_unavailable") => log!(info, "refused a request"),
         status if status.is_server_error() => log!(error, "failed to answer a request"),
         _ => log!(debug, "answered a request"),
@@ -55,13 +55,13 @@ pub async fn observe(request: Request, next: Next) -> Response {
     response
 }
 
-/// A header's value if it can't hold a token, nor fill the log.
+/// A header's value, unless it is long enough to hold a token or to fill the log.
 fn short_header(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
     (value.len() <= MAX_HEADER_BYTES).then(|| value.to_owned())
 }
 
-/// A claim, so that it can neither forge a line, hide in one, nor fill the log.
+/// A claim, escaped and cut, so that it can't forge a line, hide text or fill the log.
 fn escaped(claim: &str) -> String {
     claim.chars().take(MAX_CLAIM_CHARS).flat_map(char::escape_debug).collect()
 }

@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    /// The rule comes before the body, as authorization does everywhere else.
+    /// The environment is checked before the body is read.
     #[tokio::test]
     async fn only_production_may_order() {
         let mut without = claims("production");

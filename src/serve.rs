@@ -1,7 +1,7 @@
-//! Serves the application until told to stop, and stays up under pressure.
+//! Serves the application until it is told to stop, and limits the number of connections.
 //!
-//! `axum::serve` puts no limit on the number of connections. Here there is one: when it is reached, the connection that
-//! has been idle longest is closed. What happens within a connection is in `connection.rs`.
+//! `axum::serve` has no such limit. At the limit, the connection that has been idle longest is closed. `connection.rs`
+//! serves a single connection.
 
 use std::collections::HashMap;
 use std::io;
@@ -184,13 +184,13 @@ mod tests {
             entries.recv().await.unwrap();
             busy.push(client);
             if connections.open.len() < connections.max {
-                // Idle for less time than the busy one has been open.
+                // The busy connection has been open for longer than this one has been idle.
                 let mut idle = connect(&mut connections, &graceful, &app).await;
                 connections.free_one().await;
                 assert!(is_closed(&mut idle).await);
             }
         }
-        // Both are busy. A connection that becomes idle ends the wait, although it stays open.
+        // Both are busy. The wait ends when a connection becomes idle, although it stays open.
         let mut wait = Box::pin(connections.free_one());
         assert!((&mut wait).now_or_never().is_none());
         answers.add_permits(1);
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(connections.open.len(), 1);
     }
 
-    /// A handler that has returned is not the end of its answer.
+    /// An answer takes until all of it has been written, not until the handler returns.
     #[tokio::test]
     async fn an_answer_that_is_still_being_written_is_not_idle() {
         const BYTES: usize = 32 << 20;
@@ -206,12 +206,12 @@ mod tests {
         let (mut connections, graceful) = (Connections::new(2), GracefulShutdown::new());
         let mut reading = connect(&mut connections, &graceful, &app).await;
         reading.write_all(REQUEST).await.unwrap();
-        // The first bytes are here: the handler has returned.
+        // The first bytes have arrived, so the handler has returned.
         let mut bytes = soon(reading.read(&mut [0; 1024])).await.unwrap();
         let mut idle = connect(&mut connections, &graceful, &app).await;
         soon(connections.free_one()).await;
         assert!(is_closed(&mut idle).await);
-        // The second becomes idle later than the first began to be answered, and is closed all the same.
+        // The second connection was closed, although the first began its answer earlier.
         let mut buffer = vec![0; 1 << 20];
         while bytes < BYTES {
             match soon(reading.read(&mut buffer)).await.unwrap() {
@@ -219,14 +219,14 @@ mod tests {
                 read => bytes += read,
             }
         }
-        // Handed over, it is idle.
+        // The answer has been written, so the connection is idle.
         let _newer = connect(&mut connections, &graceful, &app).await;
         soon(connections.free_one()).await;
         assert!(is_closed(&mut reading).await);
     }
 
     #[tokio::test]
-    async fn forgets_a_connection_that_has_ended() {
+    async fn drops_the_handle_of_a_connection_that_has_ended() {
         let (mut connections, graceful) = (Connections::new(10), GracefulShutdown::new());
         for _ in 0..5 {
             drop(connect(&mut connections, &graceful, &unguarded(Router::new())).await);
@@ -255,7 +255,7 @@ mod tests {
         client.write_all(REQUEST).await.unwrap();
         entries.recv().await.unwrap();
         stop.send(()).unwrap();
-        // The server sees it, and its clock for the rest starts.
+        // The server begins to stop, and its limit of 10 s starts.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }

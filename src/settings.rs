@@ -35,7 +35,7 @@ const TRUST_VARIABLES: [&str; 10] =
 
 const MAX_LEEWAY_SECONDS: u64 = 300;
 
-/// What the backend is told by its environment.
+/// The backend's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The address or host name to listen at.
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_leeway_are_part_of_the_trust() {
+    fn reads_ids_and_leeway() {
         let more = [(OWNER_ID, "team_1, team_2"), (PROJECT_ID, "prj_1"), ("OIDC_CLOCK_LEEWAY_SECONDS", "5")];
         let expected = Trust::project("acme", "shop", "production")
             .with_owner_ids(["team_1", "team_2"])
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_below_the_issuer_unless_they_are_elsewhere() {
+    fn the_default_url_of_the_keys_follows_from_the_issuer() {
         for (more, url) in [
             (&[(ISSUER_MODE, "global")][..], "https://oidc.vercel.com/.well-known/jwks"),
             (&[(ISSUER, "https://issuer.test/x")], "https://issuer.test/x/.well-known/jwks"),
@@ -338,24 +338,24 @@ mod tests {
     }
 
     #[test]
-    fn same_project_mode_needs_that_nothing_else_is_set() {
+    fn any_trust_variable_turns_same_project_mode_off() {
         let deployment = [(VERCEL_PROJECT_ID, "prj_1"), (VERCEL_TARGET_ENV, "staging"), (VERCEL_ENV, "preview")];
         let settings = read(&deployment).unwrap();
         assert_same(settings.keys, KeySet::of_issuer("https://oidc.vercel.com").unwrap());
         assert_same(settings.trust, Trust::same_project("prj_1", "staging"));
         assert_same(read(&[deployment[0], deployment[2]]).unwrap().trust, Trust::same_project("prj_1", "preview"));
-        // What isn't about trust leaves it as it is.
+        // Variables that are not about trust don't turn the mode off.
         assert!(read(&[&deployment[..], &[("OIDC_CLOCK_LEEWAY_SECONDS", "0"), ("PORT", "1")]].concat()).is_ok());
         for name in TRUST_VARIABLES {
             let value = if [ISSUER, JWKS_URL].contains(&name) { "https://x.test" } else { "global" };
             let chosen = read(&[&deployment[..], &[(name, value)]].concat());
-            assert!(chosen.is_err(), "{name} alone settles nothing");
+            assert!(chosen.is_err(), "{name} alone is not enough");
         }
         assert!(read(&deployment[1..]).is_err() && read(&deployment[..1]).is_err());
     }
 
     #[test]
-    fn plain_http_is_for_loopback() {
+    fn plain_http_is_allowed_to_loopback_only() {
         for name in [ISSUER, JWKS_URL] {
             for url in ["https://x.test", "http://127.0.0.1:1/", "http://[::1]:1", "http://localhost:1/x"] {
                 assert!(read_with(&[(name, url)]).is_ok(), "{name}={url}");
@@ -410,7 +410,7 @@ mod tests {
             assert_eq!(errors, format!("{name}: has no effect beside {}: unset one of them", beside.0));
             assert!(read(&[&[(name, " "), beside][..], &base].concat()).is_ok() || name == PROJECT_NAME);
         }
-        // These have an effect, or none that anyone would expect.
+        // These combinations are valid.
         for more in [
             &[issuer, (AUDIENCE, "a")][..],
             &[issuer, (JWKS_URL, "https://keys.test")],

@@ -1,7 +1,7 @@
-//! What the issuer says about the caller.
+//! The verified claims about the caller.
 //!
-//! [`Claims`] exist only for a token whose signature was verified: no public function makes or changes them. Whether this
-//! API accepts them is decided in [`trust`](crate::trust). Names are those of RFC 7519, section 4.1, and of
+//! [`Claims`] exist only for a token whose signature was verified: no public function makes or changes them. Whether
+//! this API accepts them is decided in [`trust`](crate::trust). Names are those of RFC 7519, section 4.1, and of
 //! <https://vercel.com/docs/oidc/reference>.
 
 use std::fmt;
@@ -15,8 +15,8 @@ use crate::strict::{base64url, if_present, if_string, object};
 /// The verified claims of a token.
 ///
 /// A registered claim (RFC 7519) of the wrong JSON type makes the whole token invalid, and so does any of these claims
-/// given twice. A claim of Vercel's own (from [`owner`](Self::owner) on) that is not a string counts as absent, so a rule
-/// that needs it refuses the token.
+/// given twice. A claim of Vercel's own (from [`owner`](Self::owner) on) that is not a string counts as absent, so a
+/// rule that needs it refuses the token.
 pub struct Claims {
     known: KnownClaims,
     /// The payload as the issuer signed it, for [`custom`](Claims::custom).
@@ -164,7 +164,7 @@ impl Claims {
     }
 }
 
-/// Shows the known claims, and not the payload: that is a part of the token.
+/// Shows the known claims. The payload is part of the token, so it is not shown.
 impl fmt::Debug for Claims {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.known.fmt(out)
@@ -253,7 +253,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_claim_of_vercels_that_is_not_a_string_counts_as_absent() {
+    fn a_claim_of_vercel_that_is_not_a_string_counts_as_absent() {
         for (name, getter) in OWN {
             assert_eq!(getter(&claims(&format!(r#"{{"{name}":"acme"}}"#)).unwrap()), Some("acme"), "{name}");
             for odd in ["null", "1", "true", r#"["a"]"#, "{}", r#"{"$serde_json::private::RawValue":"\"acme\""}"#] {

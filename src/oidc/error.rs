@@ -1,13 +1,13 @@
 //! Why a token is refused, why a key is skipped, why there are no keys.
 //!
-//! [`VerifyError`] is for the caller: its text describes the caller's token and never what would be accepted. That is in
-//! [`VerifyError::accepted`], for the operator's log. The other errors are for the operator alone. No error holds a
+//! [`VerifyError`] is for the caller: its text describes the caller's token and never what would be accepted. That is
+//! in [`VerifyError::accepted`], for the operator's log. The other errors are for the operator alone. No error holds a
 //! token, and what it shows of foreign text is escaped and cut.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Why a token is not accepted, by whose concern it is.
+/// Why a token is not accepted. Each variant has its own HTTP status.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum VerifyError {
     /// The token is invalid: 401.
@@ -154,7 +154,7 @@ pub enum BadDocument {
 pub struct SkippedKey {
     /// The place in the document, from 1.
     pub number: usize,
-    /// What the key calls itself.
+    /// The key's `kid`.
     pub kid: Option<String>,
     /// Why it can't be used.
     pub reason: Unusable,
@@ -226,7 +226,7 @@ fn parity(odd: bool) -> &'static str {
     if odd { "odd" } else { "even" }
 }
 
-/// Foreign text in a sentence. Its author may be an attacker, so control characters are escaped and the length is bounded.
+/// Foreign text in a sentence. An attacker may have written it, so control characters are escaped and it is cut.
 struct Shown<'a>(Option<&'a str>);
 
 impl fmt::Display for Shown<'_> {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_accepted_is_for_the_operator_alone() {
+    fn only_the_operator_learns_what_would_be_accepted() {
         let (found, accepted) = (Some("mine".to_owned()), "secret".to_owned());
         for error in [
             VerifyError::from(Invalid::Issuer { found: found.clone(), accepted: accepted.clone() }),

@@ -1,8 +1,8 @@
 //! A JWKS document, read key by key.
 //!
-//! Pure functions of bytes. A key that can't be used is skipped and affects no other key. All of a key is judged here,
-//! when its document is read, so that a key that verifies nothing never replaces one that does. jsonwebtoken reads the
-//! JWKs (RFC 7517, section 4); it does not judge `use`, `key_ops`, sizes or parity.
+//! Pure functions of bytes. A key that can't be used is skipped and affects no other key. A key is checked in full when
+//! its document is read, so an unusable key never replaces a usable key. jsonwebtoken reads the JWKs (RFC 7517, section
+//! 4), but does not check `use`, `key_ops`, sizes or parity.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Key {
         // Of a member that is given twice, the last counts (RFC 7517, section 4).
         let mut members: BTreeMap<String, Box<RawValue>> = object(json.get().as_bytes()).map_err(not_jwk)?;
         members.retain(|name, _| MEMBERS.contains(&name.as_str()));
-        // jsonwebtoken takes `null` for absent, and so as no restriction.
+        // jsonwebtoken reads `null` as absent, which would lift a restriction.
         if let Some((name, _)) = members.iter().find(|(_, value)| value.get() == "null") {
             return Err(Unusable::Null(name.clone()));
         }
@@ -165,7 +165,7 @@ mod tests {
         Keys::parse(json!({ "keys": keys }).to_string().as_bytes())
     }
 
-    /// Reads a good key with these changes beside another good one.
+    /// Reads a document of two keys: a usable key with these changes, and another usable key.
     fn reason(changes: &[(&str, Value)]) -> Option<Unusable> {
         let (mut changed, mut other) = (jwk(), jwk());
         other["kid"] = json!("other");

@@ -16,14 +16,16 @@ use crate::jwk::{Key, Keys};
 
 /// From this age on, a request starts a fetch in the background.
 const REFRESH_AGE: Duration = Duration::from_secs(9 * 60);
-/// From this age on, a request waits for the fetch. So a withdrawn key is accepted for at most this long while the issuer
+/// From this age on, a request waits for a fetch. So a withdrawn key is accepted for at most this time while the issuer
 /// can be reached.
 const FRESH_AGE: Duration = Duration::from_secs(10 * 60);
 /// Up to this age, keys serve if the issuer can't be reached.
 const USABLE_AGE: Duration = Duration::from_secs(60 * 60);
-/// The least time from a failed fetch to the next while keys are held, and between two fetches that unknown `kid`s cause.
+/// The least time from a failed fetch to the next while keys are held, and between two fetches that unknown `kid`s
+/// cause.
 const COOLDOWN: Duration = Duration::from_secs(30);
-/// For this long after a failed fetch, old keys answer at once: an outage delays requests once, not at each attempt.
+/// For this long after a failed fetch, requests use old keys without waiting. So an outage delays requests once, and
+/// not at each attempt.
 const OUTAGE: Duration = Duration::from_secs(60);
 /// The time from a failed fetch to the next while no keys are held. It doubles up to [`COOLDOWN`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -78,7 +80,7 @@ impl KeySet {
         Ok(Self(Source::Fetched(Arc::new(fetched))))
     }
 
-    /// The keys of this JWK Set, for good: for tests, and for programs that ship keys.
+    /// The keys of this JWK Set, which never change. For tests, and for programs that ship keys.
     ///
     /// # Errors
     ///
@@ -104,8 +106,8 @@ impl KeySet {
         }
     }
 
-    /// Returns whether usable keys are held. If the keys are not fresh, this starts a fetch; it waits for the fetch only if
-    /// no usable keys are held.
+    /// Returns whether usable keys are held. If the keys are not fresh, this starts a fetch; it waits for the fetch
+    /// only if no usable keys are held.
     pub async fn ready(&self, now: SystemTime) -> bool {
         let Source::Fetched(fetched) = &self.0 else {
             return true;
@@ -128,7 +130,7 @@ impl KeySet {
         fetched.lock().usable(now.later()).is_some()
     }
 
-    /// How long it takes at least until [`ready`](Self::ready) can change from false to true.
+    /// The least time until [`ready`](Self::ready) can change from false to true.
     pub fn retry_after(&self, now: SystemTime) -> Duration {
         match &self.0 {
             Source::Static(_) => Duration::ZERO,
@@ -144,7 +146,8 @@ impl KeySet {
     }
 }
 
-/// A moment on both clocks. While a machine sleeps, one of them can stand still; the wall clock can also be set back.
+/// A moment on both clocks. The monotonic clock can stop while a machine is suspended, and the wall clock can be set
+/// back.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     wall: SystemTime,
@@ -156,14 +159,14 @@ impl Moment {
         Self { wall, monotonic: Instant::now() }
     }
 
-    /// This moment, moved on by the monotonic time that has passed since.
+    /// This moment plus the monotonic time that has passed since.
     fn later(self) -> Self {
         let monotonic = Instant::now();
         let wall = self.wall.checked_add(monotonic - self.monotonic).unwrap_or(self.wall);
         Self { wall, monotonic }
     }
 
-    /// The time since an earlier moment, by the clock that says more.
+    /// The time since an earlier moment, by the clock that shows more time.
     fn since(self, earlier: Self) -> Duration {
         let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
         wall.max(self.monotonic - earlier.monotonic)
@@ -179,7 +182,7 @@ struct State {
     /// How long the next failure holds back fetches if no keys are held.
     backoff: Duration,
     /// When a fetch last ended without a `kid` that a request waited for.
-    miss: Option<Moment>,
+    unknown_kid_at: Option<Moment>,
     /// The fetch in flight. It is over when the sender is gone.
     in_flight: Option<watch::Receiver<()>>,
 }
@@ -198,7 +201,7 @@ struct Failure {
     hold_back: Duration,
 }
 
-/// What a request does about its key.
+/// How a request gets its key.
 #[derive(Debug)]
 enum Decision {
     Answer(Result<Arc<Key>, NoKey>),
@@ -209,7 +212,7 @@ enum Decision {
 
 impl Default for State {
     fn default() -> Self {
-        Self { held: None, failure: None, backoff: FIRST_BACKOFF, miss: None, in_flight: None }
+        Self { held: None, failure: None, backoff: FIRST_BACKOFF, unknown_kid_at: None, in_flight: None }
     }
 }
 
@@ -225,7 +228,9 @@ impl State {
         let is_in_cooldown = |since: Moment| now.since(since) < COOLDOWN;
         let answer = match held.keys.get(kid) {
             Some(key) => Ok(Arc::clone(key)),
-            None if self.miss.is_some_and(is_in_cooldown) || self.holds_back_fetches(now) => Err(self.no_key(now)),
+            None if self.unknown_kid_at.is_some_and(is_in_cooldown) || self.holds_back_fetches(now) => {
+                Err(self.no_key(now))
+            }
             None => return Decision::WaitForFetch,
         };
         let age = now.since(held.fetched);
@@ -255,7 +260,7 @@ impl State {
         self.held.as_ref().filter(|held| now.since(held.fetched) < USABLE_AGE)
     }
 
-    /// Whether the last fetch failed so recently that no other may start.
+    /// Whether the last fetch failed so recently that no fetch may start.
     fn holds_back_fetches(&self, now: Moment) -> bool {
         self.failure.is_some_and(|failure| now.since(failure.at) < failure.hold_back)
     }
@@ -263,14 +268,14 @@ impl State {
     fn time_to_next_fetch(&self, now: Moment) -> Duration {
         let after_failure =
             self.failure.map_or(FIRST_BACKOFF, |failure| failure.hold_back.saturating_sub(now.since(failure.at)));
-        let after_miss = match (self.usable(now), self.miss) {
-            (Some(_), Some(miss)) => COOLDOWN.saturating_sub(now.since(miss)),
+        let after_unknown_kid = match (self.usable(now), self.unknown_kid_at) {
+            (Some(_), Some(at)) => COOLDOWN.saturating_sub(now.since(at)),
             _ => Duration::ZERO,
         };
-        after_failure.max(after_miss)
+        after_failure.max(after_unknown_kid)
     }
 
-    /// Records how a fetch ended that began at `began`.
+    /// Records the result of a fetch that began at `began`.
     fn end_fetch(&mut self, fetched: Result<Keys, ()>, wanted: Option<&str>, began: Moment, now: Moment) {
         match fetched {
             Ok(keys) => {
@@ -284,14 +289,15 @@ impl State {
             }
         }
         if let Some(kid) = wanted {
-            self.record_miss(kid, now);
+            self.record_unknown_kid(kid, now);
         }
     }
 
-    /// Starts the cooldown if a fetch did not bring this `kid`. While no keys are held, that says nothing about the `kid`.
-    fn record_miss(&mut self, kid: &str, now: Moment) {
+    /// Starts the cooldown if a fetch did not bring this `kid`. Without keys, whether the issuer has the `kid` is not
+    /// known.
+    fn record_unknown_kid(&mut self, kid: &str, now: Moment) {
         if self.usable(now).is_some_and(|held| held.keys.get(kid).is_none()) {
-            self.miss = Some(now);
+            self.unknown_kid_at = Some(now);
         }
     }
 }
@@ -320,7 +326,7 @@ impl Fetched {
         let _ended = fetch.changed().await;
         let now = now.later();
         let mut state = self.lock();
-        state.record_miss(kid, now);
+        state.record_unknown_kid(kid, now);
         state.answer(kid, now)
     }
 
@@ -331,8 +337,9 @@ impl Fetched {
         }
     }
 
-    /// Returns the end of the fetch in flight, or of a new one. It runs in its own task, so a client that disconnects
-    /// does not cancel it for the others. The task knows which `kid` it was started for, so the cooldown starts even then.
+    /// Returns a receiver that closes when the fetch in flight, or a new fetch, ends. A fetch runs in its own task, so
+    /// a client that disconnects does not cancel it. The task knows the `kid` that caused the fetch, so it starts the
+    /// cooldown even if no client is left.
     fn fetch(self: &Arc<Self>, state: &mut State, began: Moment, wanted: Option<&str>) -> watch::Receiver<()> {
         if let Some(in_flight) = state.in_flight.as_ref().filter(|fetch| fetch.has_changed().is_ok()) {
             return in_flight.clone();
@@ -436,7 +443,7 @@ mod tests {
         };
         match state.decide(kid, now) {
             Decision::Answer(answer) => name(answer),
-            // `Fetched::refresh` asks this, too.
+            // `Fetched::refresh` starts no fetch then.
             Decision::AnswerAndRefresh(answer) if state.holds_back_fetches(now) => name(answer),
             Decision::AnswerAndRefresh(answer) => format!("{}, and a fetch", name(answer)),
             Decision::WaitForFetch => "wait".to_owned(),
@@ -462,13 +469,13 @@ mod tests {
     }
 
     #[test]
-    fn age_is_what_the_clock_that_says_more_says() {
+    fn age_counts_by_the_clock_that_shows_more_time() {
         let state = fetched();
         for (wall, monotonic) in [(2 * 60 * MINUTE, 1), (1, 2 * 60 * MINUTE)] {
             assert_eq!(decision(&state, "key", at_clocks(wall, monotonic)), "wait");
             assert!(state.usable(at_clocks(wall, monotonic)).is_none());
         }
-        // A wall clock that was set back.
+        // The wall clock was set back.
         let mut state = State::default();
         state.end_fetch(Ok(keys()), None, at_clocks(5000, 0), at_clocks(5000, 0));
         assert_eq!(decision(&state, "key", at_clocks(1000, 11 * MINUTE)), "wait");
@@ -493,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_attempt_at_minute_9_does_not_excuse_a_request_at_minute_59() {
+    fn a_request_at_minute_59_waits_even_if_a_fetch_failed_at_minute_9() {
         assert_eq!(decision(&failed_at(9 * MINUTE), "key", at(59 * MINUTE)), "wait");
     }
 
@@ -509,7 +516,7 @@ mod tests {
             assert_eq!(decision(&state, "key", at(now)), "wait");
         }
         state.end_fetch(Ok(keys()), None, at(now), at(now));
-        // The next outage starts anew.
+        // The next outage begins with 1 s again.
         now += 61 * MINUTE;
         state.end_fetch(Err(()), None, at(now), at(now));
         assert_eq!(decision(&state, "key", at(now)), "unavailable for 1 s");
@@ -542,12 +549,12 @@ mod tests {
     #[test]
     fn unknown_kids_do_not_keep_old_keys_from_being_refreshed() {
         let mut state = fetched();
-        state.record_miss("other", at(11 * MINUTE));
+        state.record_unknown_kid("other", at(11 * MINUTE));
         assert_eq!(decision(&state, "other", at(11 * MINUTE)), "unknown, and a fetch");
     }
 
     #[test]
-    fn a_miss_without_keys_says_nothing_about_the_kid() {
+    fn a_kid_is_not_unknown_if_no_keys_were_held() {
         let mut state = State::default();
         state.end_fetch(Err(()), Some("key"), at(0), at(0));
         state.end_fetch(Ok(keys()), None, at(1), at(1));
@@ -583,7 +590,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_wait_share_one_fetch_even_if_the_first_leaves() {
+    async fn waiting_requests_share_one_fetch_even_if_the_first_disconnects() {
         let (url, mut requests) = issuer(vec![ok(&jwks(&["key"]))]).await;
         let keys = KeySet::from_url(&url).unwrap();
         let waits = |kid: &'static str| {

@@ -1,7 +1,7 @@
 //! Verifies Vercel OIDC tokens: a token in, its claims or the reason out.
 //!
-//! A Vercel Function proves who it is with a JSON Web Token that Vercel signs. This crate verifies such a token before an
-//! API answers. The two share no secret: the API needs Vercel's public keys, and this crate fetches them.
+//! A Vercel Function proves who it is with a JSON Web Token that Vercel signs. This crate verifies such a token before
+//! an API answers. The two share no secret: the API needs Vercel's public keys, and this crate fetches them.
 //!
 //! ```no_run
 //! use std::time::SystemTime;
@@ -27,19 +27,19 @@
 //!    algorithm (`none`, HMAC with a public key as the secret) nor the key (`jwk`, `jku`, `x5u`, `x5c`).
 //! 2. The key: the issuer's usable key of that `kid`, from the one URL that was configured.
 //! 3. The signature, by that key.
-//! 4. Issuer, audience and time (RFC 7519, section 4.1). Vercel signs for all its customers, so without the audience and
-//!    the subject any of them would be accepted.
+//! 4. Issuer, audience and time (RFC 7519, section 4.1). Vercel signs for all its customers, so without
+//!    audience and subject, the API would accept any of them.
 //! 5. Who calls: the subject, and the ids of team and project.
 //!
 //! # What is not covered
 //!
-//! A token that an attacker has read can be used until it expires: use TLS, and an audience for each API. The crate limits
-//! no caller's rate, and revokes no single token.
+//! A token that an attacker has read can be used until it expires: use TLS, and an audience for each API. The crate
+//! limits no caller's rate, and can't revoke a single token.
 //!
 //! # Several issuers
 //!
-//! One verifier serves one issuer. An API with several chooses by the unverified issuer; the verifier then checks it like
-//! everything else. For an unknown issuer nothing is fetched:
+//! One verifier serves one issuer. An API with several issuers chooses a verifier by the token's unverified issuer, and
+//! the verifier then checks the issuer. Nothing is fetched for an unknown issuer:
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -78,7 +78,8 @@
 //!
 //! # Testing your handlers
 //!
-//! Only a [`Verifier`] makes [`Claims`]. A test makes a verifier with the test's own key, and signs any claims with that key:
+//! Only a [`Verifier`] makes [`Claims`]. A test makes a verifier with the test's own key, and signs any claims with
+//! that key:
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -155,15 +156,17 @@ pub struct Verifier {
     keys: KeySet,
     /// The key of the map is the whole token, so two callers can't be mixed up.
     ///
-    /// A lookup compares a few bits of a randomly keyed hash, and the bytes only if those bits agree. For about one in a
-    /// hundred tokens of an attacker they agree with some cached token, and then the time of the lookup depends on how
-    /// many leading bytes are equal. An attacker can't tell which lookups these are, and needs all 342 characters of a
-    /// signature. With the SHA-256 of the token as the key there would be no token in this map, but a request costs 6 to
-    /// 8 % more, and the memory of the process holds the tokens of its requests in any case.
+    /// A lookup compares a few bits of a randomly keyed hash, and then the bytes if these bits agree. For about one in
+    /// a hundred of an attacker's tokens, the bits agree with some cached token. Then the time depends on how many
+    /// leading bytes are equal. An attacker can't tell these lookups apart, and has to find all 342 characters of a
+    /// signature.
+    ///
+    /// With the SHA-256 of the token as the key, this map would hold no token, but each request would cost 6 to 8 %
+    /// more. The memory of the process holds the tokens of its requests in any case.
     verified: Cache<Box<[u8]>, Verified>,
 }
 
-/// What a verified token said, and the key that signed it.
+/// The claims of a verified token, and the key that signed it.
 #[derive(Clone)]
 struct Verified {
     key: Arc<Key>,
@@ -194,7 +197,7 @@ impl Verifier {
     /// [`VerifyError`]: the token is invalid, or its holder is not trusted, or the issuer's keys are not available.
     pub async fn verify(&self, token: &[u8], now: SystemTime) -> Result<Arc<Claims>, VerifyError> {
         if let Some(Verified { key, claims }) = self.verified.get(token) {
-            // Signature and claims can't change; the issuer's keys and the time do. A key that was fetched again is another.
+            // Only the time and the issuer's keys can change. A key that was fetched again counts as another key.
             if Arc::ptr_eq(&self.keys.key(key.kid(), now).await?, &key) {
                 self.trust.check_time(&claims, now).inspect_err(|_| drop(self.verified.remove(token)))?;
                 return Ok(claims);
@@ -210,7 +213,7 @@ impl Verifier {
     }
 }
 
-/// Shows the rules and the keys, and not the cached tokens.
+/// Shows the rules and the keys. The cached tokens are not shown.
 impl fmt::Debug for Verifier {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Verifier").field("trust", &self.trust).field("keys", &self.keys).finish_non_exhaustive()

@@ -1,7 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457).
 //!
-//! A problem has a stable `code` for programs and a `detail` for people. It may have a second detail for the operator's log,
-//! which the client never sees.
+//! A problem has a stable `code` for programs and a `detail` for people. It may have a second detail for the operator's
+//! log, which the client never sees.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -9,7 +9,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-/// An error as its client sees it. The response carries it in its extensions, for a layer that logs.
+/// An error for the client. The response carries it in its extensions, for a layer that logs.
 #[derive(Clone, Debug)]
 pub struct Problem(
     // Boxed, so that a handler's `Result` stays small.
@@ -36,7 +36,8 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// Makes a problem. Clients compare the code, so it should stay stable; the detail says what is wrong and what to do.
+    /// Makes a problem. Clients compare the code, so it should stay stable; the detail says what is wrong and what to
+    /// do.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self(Box::new(Parts { status, code, detail: detail.into(), log_detail: None, header: None }))
     }

@@ -1,4 +1,4 @@
-//! An accepted subject: one, or with `*` a family of subjects.
+//! An accepted subject, or a pattern with `*` that matches several.
 //!
 //! Pure comparisons of text.
 
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_one_or_more_characters_but_no_colon() {
+    fn a_star_matches_one_or_more_characters_but_no_colon() {
         for (pattern, sub, matches) in [
             ("a:*:c", "a:b:c", true),
             ("a:*:c", "a:é🦀:c", true),

@@ -1,4 +1,4 @@
-//! The verifier as a whole: a token in, its claims or the exact reason out, and what the cache changes.
+//! The whole verifier: a token in, its claims or the exact reason out. Also the cache of verified tokens.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -146,7 +146,7 @@ async fn a_cached_token_expires() {
 }
 
 #[tokio::test]
-async fn a_cached_token_is_found_by_all_of_its_bytes() {
+async fn a_cached_token_is_found_by_all_its_bytes() {
     let (verifier, token) = (verifier(), token(&[]));
     verifier.verify(token.as_bytes(), now()).await.unwrap();
     for changed in 0..token.len() {
@@ -159,7 +159,7 @@ async fn a_cached_token_is_found_by_all_of_its_bytes() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_fetched_again_voids_the_tokens_it_has_verified() {
+async fn a_key_that_is_fetched_again_invalidates_its_cached_tokens() {
     let mut verifier = verifier();
     let token = token(&[]);
     let first = verifier.verify(token.as_bytes(), now()).await.unwrap();
@@ -171,7 +171,7 @@ async fn a_key_that_is_fetched_again_voids_the_tokens_it_has_verified() {
 }
 
 #[tokio::test]
-async fn the_cache_stays_at_its_bound() {
+async fn the_cache_stays_within_its_capacity() {
     let tokens: Vec<_> = (0..50).map(|number| token(&[("jti", json!(number.to_string()))])).collect();
     for (capacity, kept) in [(0, 0..=0), (1, 1..=1), (10, 5..=10)] {
         let verifier = verifier().with_cached_tokens(capacity);

@@ -1,7 +1,7 @@
 //! From the bytes of a token to its signed claims.
 //!
-//! [`UnverifiedToken`] is a compact JWS (RFC 7515, section 3.1) whose header names RS256 and a key. It proves nothing about
-//! its author. [`UnverifiedToken::signed_claims`] returns claims only if jsonwebtoken confirms the signature.
+//! [`UnverifiedToken`] is a compact JWS (RFC 7515, section 3.1) whose header names RS256 and a key. It proves nothing
+//! about its author. [`UnverifiedToken::signed_claims`] returns claims only if jsonwebtoken confirms the signature.
 
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::crypto::aws_lc;
@@ -25,8 +25,8 @@ pub(crate) struct UnverifiedToken<'t> {
     pub(crate) unverified_kid: String,
 }
 
-/// The members of a header that count. jsonwebtoken's own header type ignores `crit` and accepts any `typ`. `jwk`, `jku`,
-/// `x5u` and `x5c` are not read, so that no key comes from the token itself.
+/// The members of a header that count. jsonwebtoken's own header type ignores `crit` and accepts any `typ`. `jwk`,
+/// `jku`, `x5u` and `x5c` are not read, so that no key comes from the token itself.
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -64,7 +64,7 @@ impl<'t> UnverifiedToken<'t> {
     /// Verifies the signature (RSASSA-PKCS1-v1_5 with SHA-256; RFC 7518, section 3.3), then reads the claims.
     pub(crate) fn signed_claims(&self, key: &Key) -> Result<Claims, Invalid> {
         let signature = base64url(self.signature).ok_or(Invalid::Signature)?;
-        // The provider by name: jsonwebtoken's default panics if another crate of the program enables a second one.
+        // The provider is named, because jsonwebtoken's default panics if another crate enables a second provider.
         (aws_lc::DEFAULT_PROVIDER.verifier_factory)(&Algorithm::RS256, key.decoding_key())
             .map_err(|_| Invalid::Signature)?
             .verify(self.signing_input, &signature)

@@ -1,7 +1,7 @@
 //! Whom this API trusts: which issuer, audience, time and subject it accepts.
 //!
-//! Pure functions of the claims, the rules and the time given. The claims come from a verified signature: [`Claims`] of
-//! any other origin don't exist. Rules: RFC 7519, section 4.1. Names: <https://vercel.com/docs/oidc/reference>.
+//! Pure functions of the claims, the rules and the time. [`Claims`] exist only for a verified signature. Rules: RFC
+//! 7519, section 4.1. Names: <https://vercel.com/docs/oidc/reference>.
 
 use std::fmt;
 use std::slice::from_ref;
@@ -16,7 +16,7 @@ pub const VERCEL_ISSUER: &str = "https://oidc.vercel.com";
 
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 
-/// What a token must say to be accepted.
+/// The claims that a token needs to be accepted.
 ///
 /// ```
 /// use vercel_oidc_verifier::{Subject, Trust};
@@ -57,7 +57,7 @@ impl Trust {
         Self::issuer(vercel_issuer(team), [vercel_audience(team)], [Subject::of(team, project, environment)])
     }
 
-    /// Trusts the tokens of one issuer that are for one of these audiences and about one of these subjects.
+    /// Trusts the tokens of one issuer that have one of these audiences and one of these subjects.
     pub fn issuer(
         issuer: impl Into<String>,
         audiences: impl IntoIterator<Item = impl Into<String>>,
@@ -70,8 +70,10 @@ impl Trust {
         })
     }
 
-    /// Trusts the tokens of one project in one environment, both ends being in one deployment. Ids are unique at Vercel, so
-    /// the team follows from the project's id: its issuer may be in team or global mode, and its audience is the default.
+    /// Trusts one project in one environment. For a caller and an API in the same deployment.
+    ///
+    /// A project's id is unique at Vercel, so no name is compared. The issuer may be Vercel's in team or global mode,
+    /// and the audience must be the default of the token's team.
     pub fn same_project(project_id: impl Into<String>, environment: impl Into<String>) -> Self {
         Self::new(Callers::SameProject { project_id: project_id.into(), environment: environment.into() })
     }
@@ -98,8 +100,8 @@ impl Trust {
         Self { leeway, ..self }
     }
 
-    /// Whether no id is checked. A team slug or a project name that is given up can be taken by someone else, whose tokens then
-    /// have the same `iss`, `aud` and `sub`.
+    /// Whether no id is checked. A team slug or a project name that is given up can be taken by someone else, whose
+    /// tokens then have the same `iss`, `aud` and `sub`.
     pub fn rests_on_names(&self) -> bool {
         match self.callers {
             Callers::Named { .. } => self.owner_ids.is_none() && self.project_ids.is_none(),
@@ -115,7 +117,8 @@ impl Trust {
         }
     }
 
-    /// Decides whether these claims are accepted: first whether the token is valid here, then whether its holder is trusted.
+    /// Decides whether these claims are accepted: first whether the token is valid here, then whether its holder is
+    /// trusted.
     pub(crate) fn check(&self, claims: &Claims, now: SystemTime) -> Result<(), VerifyError> {
         self.check_issuer(claims)?;
         self.check_audience(claims)?;
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn each_time_counts_to_the_limit_of_the_leeway() {
+    fn each_time_is_checked_with_the_leeway() {
         let now = NOW as f64 + 0.5;
         for seconds in [0, 30, 300] {
             let trust = project().with_leeway(Duration::from_secs(seconds));
@@ -320,7 +323,7 @@ mod tests {
     #[test]
     fn a_project_is_trusted_by_its_exact_issuer_audience_and_subject() {
         assert_eq!(check(&project(), &[]), Ok(()));
-        // Without the claims that only Vercel's tokens have, the rules are as strict.
+        // The same without Vercel's own claims, which other issuers' tokens don't have.
         let bare = ["owner", "owner_id", "project_id", "environment"].map(|name| (name, Value::Null));
         assert_eq!(check(&project(), &bare), Ok(()));
         for issuer in [json!("https://oidc.vercel.com"), json!("https://oidc.vercel.com/acme/"), json!(""), Value::Null]
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn same_project_mode_takes_vercels_issuer_in_both_modes_and_no_other() {
+    fn same_project_mode_accepts_vercels_issuer_in_both_modes_and_no_other() {
         for issuer in ["https://oidc.vercel.com", "https://oidc.vercel.com/acme", "https://oidc.vercel.com/A-b_9"] {
             assert_eq!(check(&same_project(), &[("iss", json!(issuer))]), Ok(()), "{issuer}");
         }
@@ -431,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn same_project_mode_takes_its_owners_audience_and_no_other() {
+    fn same_project_mode_accepts_its_owners_audience_and_no_other() {
         let both = [("aud", json!(["https://x.test", "https://vercel.com/acme"]))];
         assert_eq!(check(&same_project(), &both), Ok(()));
         for (owner, audience) in [
