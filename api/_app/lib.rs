@@ -76,7 +76,8 @@ async fn call_backend(target: &Target, headers: &HeaderMap, token: Token) -> Res
     let response = response.error_for_status().await?;
     let status = response.status();
     if status != StatusCode::OK {
-        return Err(ApiError::Status { status, code: None, advice: "The demo expects 200." });
+        let problem = format!("has status {}. Check `BACKEND_URL`: the demo expects 200", status.as_u16());
+        return Err(ApiError::Answer { status, problem });
     }
     let headers = response.headers().clone();
     let json: Box<RawValue> = response.json().await?;

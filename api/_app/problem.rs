@@ -28,11 +28,12 @@ impl Failure {
                 (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured")
             }
             Self::Backend(ApiError::Token(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "token_unavailable"),
-            Self::Backend(ApiError::Refused { .. }) => (StatusCode::BAD_GATEWAY, "backend_refused"),
-            Self::Backend(ApiError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "backend_unavailable"),
-            Self::Backend(ApiError::Status { .. } | ApiError::Answer { .. }) => {
-                (StatusCode::BAD_GATEWAY, "backend_error")
-            }
+            Self::Backend(ApiError::Status { status, .. }) => match status.as_u16() {
+                400 | 401 | 403 => (StatusCode::BAD_GATEWAY, "backend_refused"),
+                429 | 503 => (StatusCode::SERVICE_UNAVAILABLE, "backend_unavailable"),
+                _ => (StatusCode::BAD_GATEWAY, "backend_error"),
+            },
+            Self::Backend(ApiError::Answer { .. }) => (StatusCode::BAD_GATEWAY, "backend_error"),
             Self::Backend(ApiError::Unreachable { .. }) => (StatusCode::BAD_GATEWAY, "backend_unreachable"),
             Self::Backend(ApiError::Timeout { .. }) => (StatusCode::GATEWAY_TIMEOUT, "backend_timeout"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
@@ -61,21 +62,18 @@ impl Failure {
             "detail": in_the_demos_words(&self.to_string()),
             "code": code,
         });
-        // What the backend answered, if it did. Without problem+json, another status has no code.
-        if let Self::Backend(error) = &self {
-            if let ApiError::Refused { status, .. }
-            | ApiError::Unavailable { status, .. }
-            | ApiError::Status { status, .. }
-            | ApiError::Answer { status, .. } = error
-            {
+        let mut retry_after_of_the_backend = None;
+        match &self {
+            Self::Backend(ApiError::Status { status, code: backend_code, retry_after, .. }) => {
                 body["backend_status"] = status.as_u16().into();
+                // Without problem+json, another status has no code.
+                if backend_code.is_some() || code != "backend_error" {
+                    body["backend_code"] = json!(backend_code);
+                }
+                retry_after_of_the_backend = retry_after.as_ref();
             }
-            if let ApiError::Refused { code, .. }
-            | ApiError::Unavailable { code, .. }
-            | ApiError::Status { code: code @ Some(_), .. } = error
-            {
-                body["backend_code"] = json!(code);
-            }
+            Self::Backend(ApiError::Answer { status, .. }) => body["backend_status"] = status.as_u16().into(),
+            _ => {}
         }
         let mut response = Response::new(body.to_string());
         *response.status_mut() = status;
@@ -85,9 +83,7 @@ impl Failure {
         if let Self::MethodNotAllowed = &self {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        if let Self::Backend(ApiError::Unavailable { retry_after: Some(value), .. }) = &self
-            && let Ok(value) = HeaderValue::try_from(value)
-        {
+        if let Some(Ok(value)) = retry_after_of_the_backend.map(HeaderValue::try_from) {
             headers.insert(RETRY_AFTER, value);
         }
         response

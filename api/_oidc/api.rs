@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{self, Failed, MAX_BYTES, TIMEOUT, encoding};
-use crate::error::{ApiError, Misconfigured, advice};
+use crate::error::{ApiError, Misconfigured, explain};
 use crate::json::{self, if_valid};
 use crate::token::Token;
 use crate::tokens::Tokens;
@@ -143,15 +143,11 @@ fn join(base: &Url, path: &str) -> Result<Url, ApiError> {
     } else if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
         "path has a segment `.` or `..`. Remove the segment"
     } else {
-        ""
+        let mut url = base.clone();
+        url.set_path(&[base.path().strip_suffix('/').unwrap_or(base.path()), path].concat());
+        return Ok(url);
     };
-    if !problem.is_empty() {
-        return Err(ApiError::Request(problem));
-    }
-    let mut url = base.clone();
-    let prefix = base.path().strip_suffix('/').unwrap_or(base.path());
-    url.set_path(&[prefix, path].concat());
-    Ok(url)
+    Err(ApiError::Request(problem))
 }
 
 /// Whether Deployment Protection may stand in front of the API: a host of Vercel's, or this deployment's own.
@@ -196,16 +192,13 @@ impl<'a> ApiRequest<'a> {
     /// Sets the body to a value as JSON, and its `Content-Type`.
     pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         match serde_json::to_vec(value) {
-            Ok(json) => {
-                self.body = json;
-                self.header(CONTENT_TYPE, JSON)
-            }
+            Ok(json) => return self.body(json).header(CONTENT_TYPE, JSON),
             Err(_) => {
                 let problem = "body can't be written as JSON. Check that every map has strings as keys";
-                self.url = self.url.and(Err(ApiError::Request(problem)));
-                self
+                self.url = Err(ApiError::Request(problem));
             }
         }
+        self
     }
 
     /// Sets the body.
@@ -291,26 +284,22 @@ impl ApiResponse {
     ///
     /// # Errors
     ///
-    /// [`ApiError::Refused`], [`ApiError::Unavailable`] or [`ApiError::Status`].
+    /// [`ApiError::Status`].
     pub async fn error_for_status(self) -> Result<Self, ApiError> {
         let status = self.status();
-        Err(match status.as_u16() {
-            200..=299 => return Ok(self),
-            400 | 401 | 403 => {
-                let encoding = encoding(self.headers());
-                let claims = self.token.unverified_claims().to_string();
-                ApiError::Refused { status, code: self.code().await, encoding, claims }
-            }
-            429 | 503 => {
-                let retry_after = retry_after(self.headers());
-                ApiError::Unavailable { status, code: self.code().await, retry_after }
-            }
-            _ => {
-                let advice = advice(status, self.leads_to_a_sign_in());
-                let code = if is_problem_json(self.headers()) { self.code().await } else { None };
-                ApiError::Status { status, code, advice }
-            }
-        })
+        if status.is_success() {
+            return Ok(self);
+        }
+        let (is_refusal, is_temporary) =
+            (matches!(status.as_u16(), 400 | 401 | 403), matches!(status.as_u16(), 429 | 503));
+        let (encoding, is_sign_in) = (encoding(self.headers()), self.leads_to_a_sign_in());
+        let retry_after = retry_after(self.headers()).filter(|_| is_temporary);
+        let log = if is_refusal { format!("token: {}", self.token.unverified_claims()) } else { String::new() };
+        let content_type = self.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let has_code = is_refusal || is_temporary || content_type.starts_with(b"application/problem+json");
+        let code = if has_code { self.code().await } else { None };
+        let message = explain(status, code.as_deref(), encoding, is_sign_in);
+        Err(ApiError::Status { status, code, retry_after, message, log })
     }
 
     /// Reads the body as JSON of this type.
@@ -402,12 +391,6 @@ impl fmt::Debug for ApiResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiResponse").field("status", &self.status()).finish_non_exhaustive()
     }
-}
-
-fn is_problem_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
-    media_type.eq_ignore_ascii_case("application/problem+json")
 }
 
 /// Whether a code from outside can be shown: short, of harmless characters, and no part of the token.

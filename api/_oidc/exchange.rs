@@ -3,14 +3,13 @@
 //! Guarantees: one exchange at a time for a token and an audience; at most 1000 results are cached, each until shortly
 //! before it expires. Vercel decides who may request which audience.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use reqwest::Url;
 
-use crate::cache::{Cache, Obtained};
+use crate::cache::Obtained;
 use crate::client::{Clients, Failed, MAX_BYTES, TIMEOUT, encoding, read};
 use crate::error::TokenError;
 use crate::json::{self, TokenAnswer};
@@ -20,46 +19,22 @@ use crate::url::for_log;
 /// Vercel's exchange.
 pub(crate) const VERCEL: &str = "https://oidc.vercel.com/~token";
 /// More audiences and tokens than one process uses at a time. A token has about 1 KiB, so this is about 2 MiB.
-const CAPACITY: usize = 1000;
+pub(crate) const CAPACITY: usize = 1000;
 /// A cached token must not expire on its way to the API. A short-lived token is cached for nine tenths of its lifetime.
 const MARGIN: Duration = Duration::from_secs(30);
 
-pub(crate) struct Exchange {
-    cache: Cache,
-    clients: Arc<Clients>,
-    url: Url,
-}
-
-impl Exchange {
-    pub(crate) fn new(clients: Arc<Clients>, url: Url) -> Self {
-        Self { cache: Cache::new(CAPACITY), clients, url }
-    }
-
-    /// Exchanges `token` for one with this audience, or returns the cached result of an exchange.
-    pub(crate) async fn exchange(&self, token: &Token, audience: &str) -> Result<Token, TokenError> {
-        let now = SystemTime::now();
-        let obtain = || {
-            let (clients, url) = (Arc::clone(&self.clients), self.url.clone());
-            let (token, audience) = (token.clone(), audience.to_owned());
-            async move { request(&clients, &url, &token, &audience, now).await }
-        };
-        self.cache.get((token.shared(), audience.into()), now, obtain).await
-    }
-
-    /// Drops a token that an API refused.
-    pub(crate) fn remove(&self, exchanged: &Token) {
-        self.cache.remove(exchanged);
-    }
-}
-
-async fn request(
+/// Exchanges `token` for one with this audience.
+pub(crate) async fn request(
     clients: &Clients,
     url: &Url,
     token: &Token,
     audience: &str,
     now: SystemTime,
 ) -> Result<Obtained, TokenError> {
-    let wrong = |problem: String| TokenError::Exchange { problem, url: for_log(url) };
+    let wrong = |problem: String| {
+        let problem = format!("failed: {problem}. Check `OIDC_TOKEN_EXCHANGE_URL` and the network");
+        TokenError::Exchange { problem, log: format!("url={}", in_backticks(&for_log(url))) }
+    };
     let failed = |failed: Failed| {
         wrong(match failed {
             Failed::Timeout => "it did not answer in time".to_owned(),
@@ -74,8 +49,10 @@ async fn request(
     let mut response = request.send().await.map_err(|error| failed(error.into()))?;
     let status = response.status();
     if status != StatusCode::OK {
+        let advice = "Check that the project may request the audience, and that the token has not expired";
+        let problem = format!("answered {}. {advice}", status.as_u16());
         let log = format!("requested={} {}", in_backticks(audience), token.unverified_claims());
-        return Err(TokenError::ExchangeRefused { status, log });
+        return Err(TokenError::Exchange { problem, log });
     }
     if let Some(encoding) = encoding(response.headers()) {
         return Err(wrong(format!("its answer has `Content-Encoding: {encoding}`, which was not asked for")));

@@ -4,6 +4,7 @@
 //! option or a path; one CLI at a time, which gets 20 seconds and may print 64 KiB. Nothing that the CLI says is shown:
 //! the error gives the command to run by hand.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
@@ -25,36 +26,28 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
 const PROGRAM: &str = if cfg!(windows) { "vercel.cmd" } else { "vercel" };
 
-pub(crate) struct Refresh {
-    allowed: bool,
-    cache: Cache,
-}
+/// One project, and another if the folder is linked anew.
+pub(crate) const CAPACITY: usize = 2;
 
-impl Refresh {
-    pub(crate) fn new(allowed: bool) -> Self {
-        // One project, and another if the folder is linked anew.
-        Self { allowed, cache: Cache::new(2) }
+/// The token itself, or a new one if it has expired or will within a minute.
+pub(crate) async fn if_due(token: Token, is_allowed: bool, cache: &Cache) -> Result<Token, TokenError> {
+    let now = SystemTime::now();
+    if !is_due(&token, now) {
+        return Ok(token);
     }
-
-    /// The token itself, or a new one if it has expired or will within a minute.
-    pub(crate) async fn if_due(&self, token: Token) -> Result<Token, TokenError> {
-        if !is_due(&token, SystemTime::now()) {
-            return Ok(token);
-        }
-        if !self.allowed {
-            let problem = "only development tokens are refreshed. On Vercel, remove that setting: a token comes with \
-                each request";
-            return Err(expired(&token, problem, token.unverified_claims().to_string()));
-        }
-        let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
-        let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
-        self.cache.get(key, SystemTime::now(), || run(PROGRAM.into(), project)).await
+    if !is_allowed {
+        let problem =
+            "only development tokens are refreshed. On Vercel, remove that setting: a token comes with each request";
+        return Err(expired(&token, problem, token.unverified_claims().to_string()));
     }
+    let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
+    let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
+    cache.get(key, now, || run(PROGRAM.into(), project)).await
 }
 
 fn expired(token: &Token, problem: &str, log: String) -> TokenError {
-    let message = format!("The token in {} has expired, and {problem}.", token.source().described());
-    TokenError::Expired { message, log }
+    let problem = format!("in {} has expired, and {problem}", token.source().described());
+    TokenError::Expired { problem, log }
 }
 
 /// Whether a new token is due. One that came with the request was made for it, and one whose expiry can't be read is
@@ -79,29 +72,24 @@ impl Project {
     /// The project that this folder, or the nearest one above it, is linked to; else the project of the expired token.
     /// In a monorepo, `vercel link --repo` writes no `project.json`.
     async fn find(token: &Token, folder: &Path) -> Result<Self, TokenError> {
-        use std::io::ErrorKind::{NotADirectory, NotFound};
-
         for folder in folder.ancestors() {
             let path = folder.join(".vercel/project.json");
-            let project = match read_file(path.clone()).await {
-                Ok(json) => Self::parse(&json),
-                Err(error) if matches!(error.kind(), NotFound | NotADirectory) => continue,
-                Err(_) => None,
+            let json = match read_file(path.clone()).await {
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+                json => json.unwrap_or_default(),
             };
-            return project.ok_or_else(|| {
+            return Self::parse(&json).ok_or_else(|| {
                 let problem =
                     "`.vercel/project.json` does not name a project. Run `vercel link`, then `vercel env pull`";
                 expired(token, problem, format!("path={}", path_for_log(&path)))
             });
         }
         let claims = token.unverified_claims();
-        match claims.project_id {
-            Some(id) if is_id(&id) => Ok(Self { id, team: claims.owner_id }.with_team_only()),
-            _ => {
-                let problem = "this folder is not linked to a project. Run `vercel link`, then `vercel env pull`";
-                Err(expired(token, problem, format!("path={}", path_for_log(folder))))
-            }
-        }
+        let id = claims.project_id.filter(|id| is_id(id)).ok_or_else(|| {
+            let problem = "this folder is not linked to a project. Run `vercel link`, then `vercel env pull`";
+            expired(token, problem, String::new())
+        })?;
+        Ok(Self { id, team: claims.owner_id }.with_team_only())
     }
 
     fn parse(json: &[u8]) -> Option<Self> {
@@ -134,8 +122,8 @@ fn is_id(text: &str) -> bool {
 async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError> {
     let arguments = project.arguments();
     let failed = |problem: &str, log: &str| {
-        let message = format!("{problem}. Run `vercel {}`.", arguments.join(" "));
-        TokenError::Expired { message, log: log.to_owned() }
+        let problem = format!("{problem}. Run `vercel {}`", arguments.join(" "));
+        TokenError::Expired { problem, log: log.to_owned() }
     };
     let mut child = Command::new(program)
         .args(&arguments)
@@ -146,8 +134,8 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| {
-            let problem = "The token has expired. Install the Vercel CLI with `npm i -g vercel`";
-            failed(problem, &format!("cause=`{}`", error.kind()))
+            let cause = format!("cause=`{}`", error.kind());
+            failed("has expired. Install the Vercel CLI with `npm i -g vercel`", &cause)
         })?;
     let stdout = child.stdout.take();
     let work = async {
@@ -159,18 +147,18 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
         (output, child.wait().await)
     };
     let Ok((output, status)) = tokio::time::timeout(TIMEOUT, work).await else {
-        return Err(failed("The token has expired, and the Vercel CLI did not answer within 20 s", ""));
+        return Err(failed("has expired, and the Vercel CLI did not answer within 20 s", ""));
     };
     if !status.is_ok_and(|status| status.success()) {
-        return Err(failed("The token has expired, and the Vercel CLI failed", ""));
+        return Err(failed("has expired, and the Vercel CLI failed", ""));
     }
-    let answer: TokenAnswer =
-        json::object(&output).ok_or_else(|| failed("The Vercel CLI printed no token. Update the CLI", ""))?;
+    let answer: TokenAnswer = json::object(&output)
+        .ok_or_else(|| failed("has expired, and the Vercel CLI printed no token. Update the CLI", ""))?;
     let token = Token::parse(&answer.token, Source::Refreshed)
-        .map_err(|slip| failed(&format!("The token from the Vercel CLI is not usable: {slip}"), ""))?;
+        .map_err(|slip| failed(&format!("from the Vercel CLI is not usable: {slip}"), ""))?;
     let expiry = token.unverified_expiry();
     if expiry.is_some_and(|expiry| expiry <= SystemTime::now()) {
-        return Err(failed("The token from the Vercel CLI has already expired. Check this machine's clock", ""));
+        return Err(failed("from the Vercel CLI has already expired. Check this machine's clock", ""));
     }
     // A clock at the beginning of time has no minute before it.
     let until = expiry.and_then(|expiry| expiry.checked_sub(MARGIN));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use http::HeaderMap;
 
-use crate::error::TokenError;
+use crate::error::{TokenError, path_for_log};
 use crate::token::{Source, Token};
 
 /// The header that Vercel documents, then the one that Vercel hands to a runtime. Other languages' runtimes rename it,
@@ -39,16 +39,22 @@ pub(crate) async fn find(headers: &HeaderMap, environment: &Environment) -> Resu
     }
     if let Some(path) = &environment.file {
         let bytes = read_file(path.clone()).await;
-        let bytes = bytes.map_err(|error| TokenError::File { problem: problem(&error), path: path.clone() })?;
+        let bytes = bytes.map_err(|error| TokenError::Unusable {
+            problem: format!("file {}. Check `VERCEL_OIDC_TOKEN_FILE`", problem(&error)),
+            log: format!("path={}", path_for_log(path)),
+        })?;
         return parse(&bytes, Source::File);
     }
     let text = environment.variable.as_ref().ok_or(TokenError::Missing)?;
     parse(text.as_bytes(), Source::Variable)
 }
 
-fn parse(bytes: &[u8], found: Source) -> Result<Token, TokenError> {
+fn parse(bytes: &[u8], source: Source) -> Result<Token, TokenError> {
     // What is not UTF-8 becomes a character that no token has.
-    Token::parse(&String::from_utf8_lossy(bytes), found).map_err(|problem| TokenError::Malformed { found, problem })
+    Token::parse(&String::from_utf8_lossy(bytes), source).map_err(|slip| {
+        let problem = format!("in {} is not usable: {slip}. Put a JWT there, and nothing else", source.described());
+        TokenError::Unusable { problem, log: String::new() }
+    })
 }
 
 /// Reads a small file that another program writes, on a thread where that may take its time.
@@ -111,13 +117,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-vercel-oidc-token", HeaderValue::from_bytes(b"caf\xe9").unwrap());
         let error = find(&headers, &environment).await.unwrap_err();
-        assert!(matches!(
-            error,
-            TokenError::Malformed { found: Source::Header, problem: "it has characters that no JWT has" }
-        ));
+        let expected =
+            "The token in the header `x-vercel-oidc-token` is not usable: it has characters that no JWT has.";
+        assert!(error.to_string().starts_with(expected), "{error}");
         let environment = Environment { file: Some(PathBuf::from("/nowhere/token")), ..environment };
         let error = find(&HeaderMap::new(), &environment).await.unwrap_err();
-        assert!(matches!(error, TokenError::File { .. }));
+        assert!(matches!(error, TokenError::Unusable { .. }));
         assert!(!error.to_string().contains("nowhere") && error.log_detail().contains("path=`/nowhere/token`"));
     }
 

@@ -11,8 +11,9 @@ use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use http::HeaderValue;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::json::{self, if_valid};
 
@@ -44,11 +45,6 @@ impl Token {
     #[must_use]
     pub fn source(&self) -> Source {
         self.source
-    }
-
-    /// The same text, shared.
-    pub(crate) fn shared(&self) -> Arc<str> {
-        Arc::clone(&self.text)
     }
 
     /// A header value made of `prefix` and the token, marked sensitive.
@@ -88,7 +84,7 @@ fn is_jwt(text: &str) -> bool {
         && decode(payload).is_some_and(|json| json::object::<IgnoredAny>(&json).is_some())
 }
 
-/// Where the function's own token was found. `Display` prints the name that [`Source::name`] gives.
+/// Where the function's own token was found. `Display` prints one word, as in a `Server-Timing` description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The request's header `x-vercel-oidc-token`.
@@ -104,18 +100,6 @@ pub enum Source {
 }
 
 impl Source {
-    /// The source in one word, as in a `Server-Timing` description.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "x-vercel-oidc-token",
-            Self::InternalHeader => "x-vercel-internal-oidc-token",
-            Self::File => "file",
-            Self::Variable => "variable",
-            Self::Refreshed => "refreshed",
-        }
-    }
-
     /// The source in a sentence.
     pub(crate) fn described(self) -> &'static str {
         match self {
@@ -130,40 +114,35 @@ impl Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(match self {
+            Self::Header => "x-vercel-oidc-token",
+            Self::InternalHeader => "x-vercel-internal-oidc-token",
+            Self::File => "file",
+            Self::Variable => "variable",
+            Self::Refreshed => "refreshed",
+        })
     }
 }
 
-/// The slips that [`slip`] tells apart.
-pub(crate) const SLIPS: [&str; 6] = [
-    "it is empty",
-    "it begins with a name and `=`",
-    // As `docker --env-file .env.local` keeps them.
-    "it has quotes around it",
-    "it begins with `Bearer`",
-    "it has characters that no JWT has",
-    "it does not have the form of a JWT",
-];
-
 /// Why a text is no JWT, as far as one can tell: a common slip, or none of them.
 fn slip(text: &str) -> &'static str {
-    let [empty, name, quotes, bearer, characters, other] = SLIPS;
     let is_quote = |c: char| matches!(c, '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{2018}' | '\u{2019}');
     let is_name_character = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let before_equals = text.split_once('=').map(|(before, _)| before.trim_start_matches("export ").trim());
     let first_word = text.split(|c: char| c.is_whitespace() || c == ':').next().unwrap_or_default();
     if text.is_empty() {
-        empty
+        "it is empty"
     } else if before_equals.is_some_and(|before| !before.is_empty() && before.chars().all(is_name_character)) {
-        name
+        "it begins with a name and `=`"
     } else if text.starts_with(is_quote) || text.ends_with(is_quote) {
-        quotes
+        // As `docker --env-file .env.local` keeps them.
+        "it has quotes around it"
     } else if first_word.eq_ignore_ascii_case("bearer") {
-        bearer
+        "it begins with `Bearer`"
     } else if !text.chars().all(|c| is_name_character(c) || matches!(c, '-' | '.')) {
-        characters
+        "it has characters that no JWT has"
     } else {
-        other
+        "it does not have the form of a JWT"
     }
 }
 
@@ -173,8 +152,8 @@ fn slip(text: &str) -> &'static str {
 pub(crate) struct UnverifiedClaims {
     #[serde(deserialize_with = "if_valid")]
     iss: Option<String>,
-    #[serde(deserialize_with = "if_valid")]
-    aud: Option<Audiences>,
+    #[serde(deserialize_with = "audiences")]
+    aud: Vec<String>,
     #[serde(deserialize_with = "if_valid")]
     sub: Option<String>,
     /// Seconds since 1970.
@@ -186,26 +165,22 @@ pub(crate) struct UnverifiedClaims {
     pub(crate) project_id: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Audiences {
-    One(String),
-    Several(Vec<String>),
+/// A string, or an array of strings.
+fn audiences<'de, D: Deserializer<'de>>(member: D) -> Result<Vec<String>, D::Error> {
+    let json = <&RawValue>::deserialize(member)?.get();
+    Ok(serde_json::from_str(json).or_else(|_| serde_json::from_str(json).map(|aud| vec![aud])).unwrap_or_default())
 }
 
 /// What an operator compares with the API's settings after a refusal.
 impl fmt::Display for UnverifiedClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |claim: &Option<String>| claim.as_ref().map_or("none".to_owned(), |text| in_backticks(text));
-        let aud = match &self.aud {
-            Some(Audiences::One(aud)) => in_backticks(aud),
-            Some(Audiences::Several(aud)) => {
-                aud.iter().take(5).map(|aud| in_backticks(aud)).collect::<Vec<_>>().join(" ")
-            }
-            None => "none".to_owned(),
+        let shown = |claims: &[String]| match claims {
+            [] => "none".to_owned(),
+            _ => claims.iter().take(5).map(|claim| in_backticks(claim)).collect::<Vec<_>>().join(" "),
         };
+        let [iss, sub] = [&self.iss, &self.sub].map(|claim| shown(claim.as_slice()));
         let exp = self.exp.filter(|exp| exp.abs() < 1e15).map_or("none".to_owned(), |exp| exp.to_string());
-        write!(f, "iss={} aud={aud} sub={} exp={exp}", shown(&self.iss), shown(&self.sub))
+        write!(f, "iss={iss} aud={} sub={sub} exp={exp}", shown(&self.aud))
     }
 }
 

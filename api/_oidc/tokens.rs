@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderMap;
+use reqwest::Url;
 
+use crate::cache::Cache;
 use crate::client::Clients;
 use crate::error::{Misconfigured, TokenError};
-use crate::exchange::{self, Exchange};
-use crate::refresh::Refresh;
+use crate::exchange;
+use crate::refresh;
 use crate::source::{self, Environment};
 use crate::token::Token;
 use crate::url;
@@ -28,9 +31,11 @@ pub struct Tokens(Arc<Shared>);
 
 struct Shared {
     environment: Environment,
-    refresh: Refresh,
-    exchange: Exchange,
-    clients: Arc<Clients>,
+    may_refresh: bool,
+    refreshed: Cache,
+    exchange_url: Url,
+    exchanged: Cache,
+    clients: Clients,
     own_host: Option<String>,
 }
 
@@ -54,15 +59,16 @@ impl Tokens {
         let exchange_url = variable("OIDC_TOKEN_EXCHANGE_URL");
         let exchange_url =
             url::parse("`OIDC_TOKEN_EXCHANGE_URL`", exchange_url.as_deref().unwrap_or(exchange::VERCEL))?;
-        let clients = Arc::new(Clients::default());
         Ok(Self(Arc::new(Shared {
             environment: Environment {
                 file: variable("VERCEL_OIDC_TOKEN_FILE").map(Into::into),
                 variable: variable("VERCEL_OIDC_TOKEN"),
             },
-            refresh: Refresh::new(variable("VERCEL_ENV").is_none_or(|environment| environment == "development")),
-            exchange: Exchange::new(Arc::clone(&clients), exchange_url),
-            clients,
+            may_refresh: variable("VERCEL_ENV").is_none_or(|environment| environment == "development"),
+            refreshed: Cache::new(refresh::CAPACITY),
+            exchange_url,
+            exchanged: Cache::new(exchange::CAPACITY),
+            clients: Clients::default(),
             own_host: variable("VERCEL_URL"),
         })))
     }
@@ -77,7 +83,7 @@ impl Tokens {
     /// There is no token, it has not the form of a JWT, or it has expired and can't be refreshed.
     pub async fn get(&self, headers: &HeaderMap) -> Result<Token, TokenError> {
         let token = source::find(headers, &self.0.environment).await?;
-        self.0.refresh.if_due(token).await
+        refresh::if_due(token, self.0.may_refresh, &self.0.refreshed).await
     }
 
     /// Gets a token for one audience: the function's own token, exchanged.
@@ -97,12 +103,16 @@ impl Tokens {
     ///
     /// The exchange can't be reached, or gives no token.
     pub async fn exchange(&self, token: &Token, audience: &str) -> Result<Token, TokenError> {
-        self.0.exchange.exchange(token, audience).await
+        let now = SystemTime::now();
+        let (shared, own, requested) = (Arc::clone(&self.0), token.clone(), audience.to_owned());
+        let obtain =
+            async move { exchange::request(&shared.clients, &shared.exchange_url, &own, &requested, now).await };
+        self.0.exchanged.get((token.expose().into(), audience.into()), now, || obtain).await
     }
 
     /// Drops an exchanged token from the cache, because an API answered 401 to it. [`Api`](crate::Api) does so itself.
     pub fn drop_refused(&self, exchanged: &Token) {
-        self.0.exchange.remove(exchanged);
+        self.0.exchanged.remove(exchanged);
     }
 
     pub(crate) fn clients(&self) -> &Clients {
