@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What verification costs a request: the backend beside a plain axum server with the same answer, and the caller beside a
-# bare pass-through.
+# The cost of verification for a request. Compares the backend with a plain axum server with the same answer, and the
+# caller with a function that only passes on the token and the answer.
 #
 #     benches/load.sh [ROUNDS]
 #
@@ -8,7 +8,7 @@
 # another core would hide what is measured. Each round measures each case for a second, one after the other. A time is the
 # median of the rounds; a ratio is the median of the ratios within each round. CPU time is the server's, from /proc.
 #
-# BACKEND and CALLER name other binaries than those that this builds, for example of an older version.
+# BACKEND and CALLER name binaries to use instead of those that this script builds, for example of an older version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
 
 cargo build --release --locked -p bench --bins
-# Last, so that nothing but their own dependencies' features is in them.
+# Built last and separately, so that only the features of their own dependencies are on.
 cargo build --release --locked -p backend -p caller --bins
 : "${BACKEND:=target/release/backend}" "${CALLER:=target/release/index}"
 

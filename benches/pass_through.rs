@@ -1,5 +1,5 @@
-//! What the load test compares the caller with: a function that passes the token on with reqwest and returns the answer,
-//! and checks neither. Like the caller, it runs on one thread.
+//! The function that the load test compares the caller with. It passes on the token and the answer with reqwest, and
+//! checks neither. Like the caller, it runs on one thread.
 
 use std::env;
 

@@ -1,8 +1,8 @@
-//! What the load test compares the backend with, and the tokens that it sends.
+//! The server that the load test compares the backend with, and the load test's tokens.
 //!
 //! `plain FOLDER` writes four files of tokens into the folder, one token a line: `one`, `thousand`, `forged` and
-//! `unknown_kid`. Then it serves, until it is stopped, their issuer and a plain axum server. That server answers what the
-//! backend answers at `/`, without verification, limits or log. The output is the issuer's URL and the server's.
+//! `unknown_kid`. Then it serves their issuer and a plain axum server, until it is stopped. That server gives the
+//! backend's answer at `/`, without verification, limits or log. The output is the issuer's URL and the server's.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Error> {
     Ok(axum::serve(listener, plain).await?)
 }
 
-/// What the backend's routes answer, whatever they are.
+/// The answer of the backend's routes at `/`.
 async fn answer(verifier: Arc<Verifier>, token: &str) -> Result<Bytes, Error> {
     let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {token}")).body(Body::empty())?;
     let response = backend::app::app(backend::routes::routes(), verifier).oneshot(request).await?;

@@ -1,10 +1,10 @@
-//! What a verification costs in process, beside two limits: the raw RSA-2048 verification with a parsed key for a new token,
-//! and the SHA-256 of a token for a cached one.
+//! What a verification costs in process, beside two limits: the raw RSA-2048 verification with a parsed key for a new
+//! token, and the SHA-256 of a token for a cached one.
 //!
 //!     cargo bench -p bench
 //!
-//! After criterion's own report it prints each time as a multiple of one of these two, measured in the same run. It also
-//! shows how a verification grows with the issuer's keys, the cached tokens and the accepted subjects.
+//! After criterion's own report it prints each time as a multiple of one of these two, measured in the same run. It
+//! also shows how a verification grows with the issuer's keys, the cached tokens and the accepted subjects.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
@@ -57,14 +57,14 @@ fn main() {
             let estimates = fs::read(results.join(group).join(name).join("new/estimates.json")).ok()?;
             serde_json::from_slice::<Value>(&estimates).ok()?["median"]["point_estimate"].as_f64()
         };
-        // A filter on the command line leaves some out.
+        // A filter on the command line can leave out some cases.
         if let (Some(case_takes), Some(limit_takes)) = (nanoseconds("token", case), nanoseconds("limit", limit)) {
             println!("{case:<28}{:>10.2} x {limit}", case_takes / limit_takes);
         }
     }
 }
 
-/// An issuer that runs as long as the benchmark.
+/// An issuer that runs until the benchmark ends.
 struct Issuer {
     runtime: Runtime,
     key: SigningKey,
@@ -103,7 +103,7 @@ fn stranger() -> String {
     token(&SigningKey::generate("stranger").unwrap(), ISSUER, 0)
 }
 
-/// Trusts this many subjects and audiences; the caller's are the last.
+/// Trusts this many subjects and audiences. The caller's subject and audience are the last.
 fn trust(count: usize) -> Trust {
     let Deployment { team, project, environment, .. } = Deployment::default();
     let audiences = (1..count).map(|number| format!("https://vercel.com/other-{number}"));
@@ -143,7 +143,7 @@ fn tokens(criterion: &mut Criterion, issuer: &Issuer) {
     let good: Vec<_> = (0..1000).map(|number| issuer.token(number)).collect();
     let (forged, stranger) = (forged(&good[0], &good[1]), stranger());
     let mut group = criterion.benchmark_group("token");
-    // With a capacity of one token, each of a thousand in turn is new.
+    // With a capacity of one token, each of a thousand tokens in turn is new.
     let verifier = issuer.verifier(1, 1);
     let mut turns = good.iter().cycle();
     group.bench_function("new", |bencher| {
@@ -180,7 +180,7 @@ fn growth(criterion: &mut Criterion, issuer: &Issuer) {
         });
     }
     for subjects in [1, 10, 100, 1000] {
-        // Without the cache, so that the rules are checked each time.
+        // Without the cache, all rules are checked each time.
         let document = json!({ "keys": [issuer.key.jwk()] }).to_string();
         let keys = KeySet::from_jwks(document.as_bytes()).unwrap();
         let verifier = Verifier::new(trust(subjects), keys).with_cached_tokens(0);

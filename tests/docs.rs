@@ -1,5 +1,5 @@
-//! Keeps the documentation true: links lead somewhere, names that a page mentions exist, recipes are accepted by the
-//! program, and what the program knows is in the tables.
+//! Checks the documentation: links resolve, the names on a page exist, the program accepts the recipes' settings, and
+//! the tables list all variables, error codes and log lines.
 //!
 //! The code of the recipes is built and run by `tests/take_along.rs`.
 
@@ -129,7 +129,7 @@ fn every_link_within_the_repository_resolves() {
     }
 }
 
-/// Files in the projects of those who follow a recipe.
+/// Files in a project that follows a recipe.
 const IN_OTHER_PROJECTS: [&str; 3] = ["api/vercel.json", "api/order.rs", "api/orders.rs"];
 
 #[test]
@@ -276,7 +276,7 @@ fn the_log_has_the_fields_and_messages_of_the_settings_page() {
             assert!(is_used.iter().any(|text| code.contains(text)), "{field}");
         }
         if is_level {
-            // What the program fills in is `…` on the page.
+            // The page has `…` for a value that the program fills in.
             let message = row[1].trim_matches('`');
             let is_known = message.split('…').all(|part| code.contains(part));
             assert!(is_known, "{message}");
@@ -284,7 +284,7 @@ fn the_log_has_the_fields_and_messages_of_the_settings_page() {
     }
 }
 
-/// What the pages set, the backend accepts, and its trust does not rest on names.
+/// The backend accepts the settings of each recipe, and its trust does not rest on names.
 #[test]
 fn every_recipe_is_accepted_and_checks_an_id() {
     let mut recipes = 0;

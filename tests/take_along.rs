@@ -1,5 +1,5 @@
-//! Follows `docs/take-along.md` word for word: a fresh project for each recipe, its commands, its code, a build without
-//! warnings, then real calls.
+//! Follows `docs/take-along.md` word for word. For each recipe: a fresh project, the page's commands and code, a build
+//! without warnings, and real calls.
 //!
 //! The fresh projects build from scratch, so a plain `cargo test` ignores these tests. To run them: `cargo test --test
 //! take_along -- --ignored`.
@@ -23,7 +23,7 @@ use vercel_oidc_verifier::{KeySet, Subject, Trust, VerifiedCaller, Verifier, req
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const PAGE: &str = include_str!("../docs/take-along.md");
 
-/// The name that the page's examples trust.
+/// The owner id and the subject that the page's examples trust.
 const OWNER_ID: &str = "team_7Gw5ZMzpQA8h90F832KGp7nw";
 const SUBJECT: &str = "owner:acme:project:storefront:environment:production";
 
@@ -47,7 +47,7 @@ fn block(section: &str, language: &str) -> String {
     block
 }
 
-/// A fresh project, in which a test does what the page says.
+/// A fresh project, in which a test follows a recipe.
 struct Project {
     folder: tempfile::TempDir,
     target: PathBuf,
@@ -84,7 +84,7 @@ impl Project {
         }
     }
 
-    /// Adds to the manifest what the section shows of it.
+    /// Adds the section's lines to the manifest.
     fn extend_manifest(&self, section: &str) {
         let manifest = std::fs::read_to_string(self.path("Cargo.toml")).unwrap();
         std::fs::write(self.path("Cargo.toml"), format!("{manifest}\n{}", block(section, "toml"))).unwrap();
@@ -111,7 +111,7 @@ impl Project {
     }
 }
 
-/// The text with addresses of this test in place of the page's.
+/// The text with this test's URLs instead of the page's.
 fn replaced(mut text: String, replacements: &[(&str, &str)]) -> String {
     for (from, to) in replacements {
         assert!(text.contains(from), "the page has no `{from}`");
@@ -161,7 +161,7 @@ async fn ask(url: &str, header: &str, value: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// An issuer that calls itself Vercel, and its address.
+/// An issuer with Vercel's `iss`, and its local URL.
 struct Vercel {
     issuer: Issuer,
     url: String,
@@ -199,7 +199,7 @@ impl Vercel {
         self.issuer.token(&Deployment { team_id: "team_other".to_owned(), ..deployment() })
     }
 
-    /// A token that another key has signed.
+    /// A token that is signed with another key.
     fn forged(&self) -> String {
         KEY.mint(&self.issuer.claims(&deployment()))
     }
@@ -239,7 +239,7 @@ async fn the_service_verifies(project: &Project, code: &str) {
     {
         assert_eq!(call(&token).await.0, status);
     }
-    // A path without a route is no exception.
+    // The guard also refuses a path without a route.
     for url in [&url, &format!("http://127.0.0.1:{port}/none")] {
         assert_eq!(ask(url, "cookie", "a=b").await.0, 401);
     }
@@ -294,7 +294,7 @@ async fn a_function_that_only_needs_its_token() {
 
 const ORDER_SECTION: &str = "A function that posts an order";
 
-/// Writes the function that posts an order, and starts it against an API that accepts the exchanged token alone.
+/// Writes the function that posts an order, and starts it with an API that accepts only the exchanged token.
 async fn the_order_is_posted(project: &Project) {
     let section = section(ORDER_SECTION);
     let vercel = Vercel::start().await;
@@ -367,7 +367,7 @@ fn your_route_and_your_call() {
         "{before_arms}{line}            _ => Err(Failure::NotFound),\n{before_call}{method}\n    /// Gets a token{call}"
     );
     std::fs::write(path, app).unwrap();
-    // `cargo check` writes no program that could take the place of this repository's own.
+    // `cargo check` does not overwrite this repository's binaries.
     let mut check = Command::new(env!("CARGO"));
     check.args(["check", "--package", "backend", "--package", "caller"]).current_dir(copy);
     let output = check.env("CARGO_TARGET_DIR", Path::new(REPOSITORY).join("target")).output().unwrap();

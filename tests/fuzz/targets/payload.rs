@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run payload --fuzz-dir tests/fuzz`: the payload of a token with a right signature.
+//! `cargo +nightly fuzz run payload --fuzz-dir tests/fuzz`: the payload of a token with a valid signature.
 
 #![no_main]
 

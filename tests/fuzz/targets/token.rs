@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run token --fuzz-dir tests/fuzz`: the token that a stranger sends.
+//! `cargo +nightly fuzz run token --fuzz-dir tests/fuzz`: a token that an attacker sends.
 
 #![no_main]
 
