@@ -24,9 +24,8 @@ pub(crate) enum Failure {
 impl Failure {
     fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::Misconfigured(_) | Self::Backend(ApiError::Request(_)) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured")
-            }
+            Self::Misconfigured(_) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
+            Self::Backend(ApiError::Request(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
             Self::Backend(ApiError::Token(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "token_unavailable"),
             Self::Backend(ApiError::Status { status, .. }) => match status.as_u16() {
                 400 | 401 | 403 => (StatusCode::BAD_GATEWAY, "backend_refused"),
@@ -44,13 +43,11 @@ impl Failure {
     /// The line for the log, with what only the operator may see. `None` for what is the requester's own mistake.
     pub(crate) fn log_line(&self) -> Option<String> {
         let (status, code) = self.status_and_code();
-        let message = self.to_string();
         let detail = match self {
             Self::Backend(error) => error.log_detail(),
-            Self::Misconfigured(_) | Self::NotFound | Self::MethodNotAllowed => message.clone(),
+            Self::Misconfigured(_) | Self::NotFound | Self::MethodNotAllowed => self.to_string(),
         };
-        let for_the_operator = detail.strip_prefix(&message).unwrap_or_default();
-        status.is_server_error().then(|| format!("{code}: {}{for_the_operator}", in_the_demos_words(&message)))
+        status.is_server_error().then(|| format!("{code}: {}", in_the_demos_words(&detail)))
     }
 
     pub(crate) fn into_response(self) -> Response<String> {

@@ -22,10 +22,8 @@ impl Settings {
     /// Reads the settings. `variable` gives an environment variable's value; a blank value counts as unset.
     #[must_use]
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let variable = |name: &str| {
-            let value = variable(name)?.trim().to_owned();
-            (!value.is_empty()).then_some(value)
-        };
+        let variable =
+            |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         // Without the environment there is nothing that could be wrong, so the backend's URL is checked in any case.
         let tokens = Tokens::from_env(variable);
         let for_check = tokens.clone().or_else(|_| Tokens::from_env(|_| None));

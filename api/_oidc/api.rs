@@ -62,7 +62,7 @@ impl Api {
     /// The URL is neither `https` nor `http` to a loopback host, or it has a query, a fragment or a user name.
     pub fn new(base_url: &str, tokens: Tokens) -> Result<Self, Misconfigured> {
         let base = parse_base(base_url)?;
-        let is_on_vercel = is_on_vercel(&base, tokens.own_host());
+        let is_on_vercel = is_on_vercel(&base, tokens.0.own_host.as_deref());
         Ok(Self { base, is_on_vercel, tokens, audience: None, timeout: TIMEOUT, max_bytes: MAX_BYTES })
     }
 
@@ -245,7 +245,7 @@ impl<'a> ApiRequest<'a> {
             Failed::Other(cause) => ApiError::Unreachable { cause, url: for_log(&url) },
             Failed::Timeout | Failed::TooLarge => ApiError::Timeout { url: for_log(&url) },
         };
-        let client = tokens.clients().get(&url).map_err(failed)?;
+        let client = tokens.0.clients.get(&url).map_err(failed)?;
         let mut request = client.request(self.method, url.clone()).headers(headers).timeout(*timeout);
         if !self.body.is_empty() {
             request = request.body(self.body);
@@ -269,13 +269,11 @@ pub struct ApiResponse {
 
 impl ApiResponse {
     /// The status.
-    #[must_use]
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }
 
     /// The headers.
-    #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         self.response.headers()
     }

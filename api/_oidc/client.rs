@@ -93,14 +93,11 @@ impl From<reqwest::Error> for Failed {
 }
 
 /// The wording of the libraries below, and what it means. If the wording changes, the cause becomes a general one.
-pub(crate) const CAUSES: [(&str, &str); 10] = [
+pub(crate) const CAUSES: [(&str, &str); 7] = [
     ("invalid peer certificate", "its certificate is not trusted: check the certificate and this machine's clock"),
-    ("certificate verify", "its certificate is not trusted: check the certificate and this machine's clock"),
     ("received corrupt message", "it does not speak TLS: check the scheme and port"),
     ("invalid HTTP", "its answer is not valid HTTP: check the scheme and port"),
-    ("message head is too large", "its answer is not valid HTTP: check the scheme and port"),
     ("tunnel error", "the proxy did not connect: check `HTTPS_PROXY` and `NO_PROXY`"),
-    ("unsuccessful tunnel", "the proxy did not connect: check `HTTPS_PROXY` and `NO_PROXY`"),
     ("dns error", "its host name can't be resolved"),
     ("closed before message completed", "it closed the connection"),
     ("end of file before message", "it closed the connection"),

@@ -67,7 +67,6 @@ pub enum TokenError {
 
 impl TokenError {
     /// The message with what only the operator may see: paths, URLs, and the token's unverified claims.
-    #[must_use]
     pub fn log_detail(&self) -> String {
         match self {
             Self::Unusable { log, .. } | Self::Expired { log, .. } | Self::Exchange { log, .. } => {
@@ -128,7 +127,6 @@ pub enum ApiError {
 
 impl ApiError {
     /// The message with what only the operator may see: URLs, and the token's unverified claims.
-    #[must_use]
     pub fn log_detail(&self) -> String {
         match self {
             Self::Token(error) => error.log_detail(),
@@ -177,7 +175,6 @@ pub(crate) fn explain(status: StatusCode, code: Option<&str>, encoding: Option<&
         (300..=399, _) if is_sign_in => CHECK_THE_WAY,
         (300..=399, _) => "Redirects are not followed. Check the base URL, the path and its trailing slash.",
         (405, _) => "Check the method and the path.",
-        (407, _) => "The proxy on the way wants credentials: put them into `HTTPS_PROXY`.",
         (413 | 415 | 422, _) => "Check the request's body.",
         (502 | 504, _) => "A gateway in front of the API could not reach the API: check that the API runs.",
         (500..=599, _) => "Check the API's log.",

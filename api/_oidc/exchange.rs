@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use reqwest::Url;
 
 use crate::cache::Obtained;
@@ -44,8 +44,7 @@ pub(crate) async fn request(
     };
     let body = serde_json::json!({ "token": token.expose(), "aud": audience }).to_string();
     let request = clients.get(url).map_err(failed)?.post(url.clone()).timeout(TIMEOUT).body(body);
-    let request = request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "application/json");
-    let request = request.header(ACCEPT_ENCODING, "identity");
+    let request = request.header(CONTENT_TYPE, "application/json").header(ACCEPT_ENCODING, "identity");
     let mut response = request.send().await.map_err(|error| failed(error.into()))?;
     let status = response.status();
     if status != StatusCode::OK {

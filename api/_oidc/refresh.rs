@@ -134,8 +134,8 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| {
-            let cause = format!("cause=`{}`", error.kind());
-            failed("has expired. Install the Vercel CLI with `npm i -g vercel`", &cause)
+            let log = format!("cause=`{}`", error.kind());
+            failed("has expired. Install the Vercel CLI with `npm i -g vercel`", &log)
         })?;
     let stdout = child.stdout.take();
     let work = async {

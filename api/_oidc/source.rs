@@ -63,16 +63,12 @@ pub(crate) async fn read_file(path: PathBuf) -> io::Result<Vec<u8>> {
 }
 
 fn read_now(path: &Path) -> io::Result<Vec<u8>> {
-    let not_regular = || io::Error::from(io::ErrorKind::InvalidInput);
+    let regular = |is_file: bool| is_file.then_some(()).ok_or(io::Error::from(io::ErrorKind::InvalidInput));
     // Check before opening, because opening a device can have side effects.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(not_regular());
-    }
+    regular(std::fs::metadata(path)?.is_file())?;
     let file = File::open(path)?;
     // Check again, because the path can lead to another file by now.
-    if !file.metadata()?.is_file() {
-        return Err(not_regular());
-    }
+    regular(file.metadata()?.is_file())?;
     let mut bytes = Vec::new();
     // One byte more than allowed, because a file can grow, and some have no size.
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;

@@ -36,13 +36,11 @@ impl Token {
     }
 
     /// The token itself. Send it to its audience only, and never write it to a log.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }
 
     /// Where the function's own token was found. An exchanged token has the source of the token it was exchanged for.
-    #[must_use]
     pub fn source(&self) -> Source {
         self.source
     }

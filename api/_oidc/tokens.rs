@@ -27,16 +27,17 @@ use crate::url;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Tokens(Arc<Shared>);
+pub struct Tokens(pub(crate) Arc<Shared>);
 
-struct Shared {
+pub(crate) struct Shared {
     environment: Environment,
     may_refresh: bool,
     refreshed: Cache,
     exchange_url: Url,
     exchanged: Cache,
-    clients: Clients,
-    own_host: Option<String>,
+    pub(crate) clients: Clients,
+    /// `VERCEL_URL`.
+    pub(crate) own_host: Option<String>,
 }
 
 impl Tokens {
@@ -113,15 +114,6 @@ impl Tokens {
     /// Drops an exchanged token from the cache, because an API answered 401 to it. [`Api`](crate::Api) does so itself.
     pub fn drop_refused(&self, exchanged: &Token) {
         self.0.exchanged.remove(exchanged);
-    }
-
-    pub(crate) fn clients(&self) -> &Clients {
-        &self.0.clients
-    }
-
-    /// The value of `VERCEL_URL`.
-    pub(crate) fn own_host(&self) -> Option<&str> {
-        self.0.own_host.as_deref()
     }
 }
 

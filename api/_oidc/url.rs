@@ -16,12 +16,9 @@ pub(crate) fn parse(setting: &str, text: &str) -> Result<Url, Misconfigured> {
 
 /// Reads a URL that paths are appended to.
 pub(crate) fn parse_base(text: &str) -> Result<Url, Misconfigured> {
-    let url = parse("The base URL", text)?;
-    if url.query().is_some() {
-        let problem = "has a query. Remove the `?` and what follows it";
-        return Err(Misconfigured { setting: "The base URL".to_owned(), problem });
-    }
-    Ok(url)
+    let (setting, problem) = ("The base URL", "has a query. Remove the `?` and what follows it");
+    let url = parse(setting, text)?;
+    if url.query().is_none() { Ok(url) } else { Err(Misconfigured { setting: setting.to_owned(), problem }) }
 }
 
 fn check(text: &str) -> Result<Url, &'static str> {
