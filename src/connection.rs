@@ -110,6 +110,8 @@ pub(crate) async fn serve(stream: TcpStream, app: App, activity: Arc<Activity>, 
     let connection = http1::Builder::new()
         // `Activity` times idle connections and heads together.
         .header_read_timeout(None)
+        // A client may close its sending side after its request (`nc -N`), and still wait for the answer.
+        .half_close(true)
         // Answers are small: copying one behind its head costs less than a write from two places.
         .writev(false)
         .max_buf_size(MAX_HEAD_BYTES)

@@ -7,11 +7,12 @@ use std::fmt;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::error::Category;
 use vercel_oidc_verifier::Problem;
+
+use crate::app::MAX_BODY_BYTES;
 
 /// A request's body: a JSON object with the members of `T`. Other members are ignored.
 ///
@@ -39,12 +40,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonObject<T> {
             let detail = "The body is not declared as JSON. Send it with `Content-Type: application/json`.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
+        // A declared length needs no wait for the body itself.
+        if declared_length(request.headers()).is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+            return Err(payload_too_large());
+        }
         let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "payload_too_large",
-                "The body is too large. Send a smaller one.",
-            ),
+            StatusCode::PAYLOAD_TOO_LARGE => payload_too_large(),
             _ => Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "incomplete_body",
@@ -62,6 +63,15 @@ fn is_json(headers: &HeaderMap) -> bool {
     media_type == "application/json" || media_type.starts_with("application/") && media_type.ends_with("+json")
 }
 
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn payload_too_large() -> Problem {
+    let detail = "The body is too large. Send at most 64 KiB.";
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
+}
+
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // All of the syntax first: a member of the wrong type must not hide that the rest is not JSON.
     let text = str::from_utf8(body).map_err(|error| invalid_json(&error))?;
@@ -69,10 +79,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if !text.trim_ascii_start().starts_with('{') {
         return Err(invalid_body("The body is not a JSON object."));
     }
-    serde_json::from_str(text).map_err(|error| match error.classify() {
-        Category::Data => invalid_body(&describe(&error)),
-        Category::Io | Category::Syntax | Category::Eof => invalid_json(&error),
-    })
+    // The syntax is valid, so every error is about the shape, also that of a number that is too large.
+    serde_json::from_str(text).map_err(|error| invalid_body(&describe(&error)))
 }
 
 /// What is wrong with a member. serde quotes the values it doesn't expect, and the body may hold a secret, so only texts
@@ -143,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn tells_invalid_json_from_a_wrong_shape() {
-        let invalid: [&[u8]; 13] = [
+        let invalid: [&[u8]; 12] = [
             b"",
             b"{",
             b"{\"name\":\"a\"",
@@ -153,7 +161,6 @@ mod tests {
             b"\xef\xbb\xbf{\"name\":\"a\"}",
             b"{\"name\":\"\xff\"}",
             b"{\"name\":\"a\",\"x\":\"\xff\"}",
-            b"{\"name\":\"\\ud800\"}",
             b"{\"name\":1,",
             b"[1,",
             b"NaN",
@@ -163,7 +170,19 @@ mod tests {
             let shown = String::from_utf8_lossy(body);
             assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &json!("invalid_json")), "{shown}");
         }
-        for body in ["[]", "[\"a\"]", " [\"a\"]", "1", "null", "{}", "{\"name\":1}", "{\"Name\":\"a\"}"] {
+        for body in [
+            "[]",
+            "[\"a\"]",
+            " [\"a\"]",
+            "1",
+            "null",
+            "{}",
+            "{\"name\":1}",
+            "{\"Name\":\"a\"}",
+            "{\"name\":\"\\ud800\"}",
+            "{\"name\":1e999}",
+            "{\"name\":\"a\",\"count\":1e999}",
+        ] {
             let (status, problem) = answer(Some("application/json"), body).await;
             assert_eq!(
                 (status, &problem["code"]),
@@ -178,6 +197,16 @@ mod tests {
         let body = |bytes: usize| format!("{{\"name\":\"a\"{}}}", " ".repeat(bytes - 12));
         assert_eq!(answer(Some("application/json"), body(64 * 1024)).await, (StatusCode::OK, json!("a")));
         let (status, problem) = answer(Some("application/json"), body(64 * 1024 + 1)).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("payload_too_large")));
+    }
+
+    #[tokio::test]
+    async fn refuses_a_declared_length_without_waiting_for_the_body() {
+        let route = post(|_: JsonObject<Named>| async {});
+        let request = authorized(Request::post("/"), &claims("production"))
+            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_LENGTH, "65537");
+        let (status, _, problem) = send(&app(Router::new().route("/", route)), request, "").await;
         assert_eq!((status, &problem["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("payload_too_large")));
     }
 

@@ -56,6 +56,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
         }
     }
     drop(listener);
+    connections.close_idle();
     if tokio::time::timeout(STOP_TIMEOUT, graceful.shutdown()).await.is_err() {
         tracing::warn!("shutdown timed out with requests in flight");
     }
@@ -109,6 +110,13 @@ impl Connections {
                 Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
                 () = self.became_idle.notified() => {}
             }
+        }
+    }
+
+    /// A connection with an incomplete head has no request in flight, so a stop does not wait for it.
+    fn close_idle(&mut self) {
+        for connection in self.open.values().filter(|connection| connection.activity.idle_since().is_some()) {
+            connection.task.abort();
         }
     }
 
@@ -266,5 +274,24 @@ mod tests {
         tokio::time::resume();
         tokio::time::timeout(Duration::from_secs(1), server).await.unwrap().unwrap().unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap_or_default(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_for_an_incomplete_head() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move { drop(stopped.await) };
+        let app = unguarded(Router::new().route("/", get(|| async {})));
+        let server = tokio::spawn(serve(listener, app, shutdown));
+        let mut incomplete = TcpStream::connect(address).await.unwrap();
+        incomplete.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
+        // A later client is answered, so the first is accepted.
+        let mut other = TcpStream::connect(address).await.unwrap();
+        other.write_all(REQUEST).await.unwrap();
+        assert_eq!(soon(other.read(&mut [0])).await.unwrap(), 1);
+        stop.send(()).unwrap();
+        soon(server).await.unwrap().unwrap();
+        assert!(is_closed(&mut incomplete).await);
     }
 }

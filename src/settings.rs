@@ -1,6 +1,6 @@
 //! Environment variables in; settings, or every error at once, out.
 //!
-//! The one place that knows the names of the variables. It reads them through a function, so tests don't touch the
+//! The only place that reads the backend's variables. It reads them through a function, so tests don't touch the
 //! environment of the process, and it does no input or output. A value that is set must be valid: a rule that can't be
 //! read is never skipped.
 
@@ -147,7 +147,7 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
         }
     }
 
-    /// Whom to trust and where the keys are; or nothing, and an error that says why.
+    /// Whom to trust and where the keys are. `None` if an error has been reported.
     fn trust(&mut self) -> Option<(Trust, KeySet)> {
         if !TRUST_VARIABLES.iter().any(|name| self.is_set(name))
             && let Some(trust) = self.same_project()
@@ -210,7 +210,7 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
         Some((trust, keys?))
     }
 
-    /// Trusts the functions of this deployment's own project, if Vercel says which one it is.
+    /// Trusts the functions of this deployment's own project, if Vercel's variables name it.
     fn same_project(&mut self) -> Option<Trust> {
         let project_id = self.text(VERCEL_PROJECT_ID)?;
         let environment_variable = if self.is_set(VERCEL_TARGET_ENV) { VERCEL_TARGET_ENV } else { VERCEL_ENV };

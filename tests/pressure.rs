@@ -101,6 +101,18 @@ async fn a_request_in_flight_is_not_idle() {
     assert_eq!(within_5_s(waiting).await.unwrap().body, "late");
 }
 
+/// As `nc -N` does.
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_gets_its_answer() {
+    let backend = Backend::start_ready(&FakeIssuer::start(&KEY).await).await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(backend.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert!(rest(&mut stream).await.starts_with(b"HTTP/1.1 401 "));
+    }
+}
+
 #[tokio::test]
 async fn the_size_of_a_head_is_limited() {
     let backend = Backend::start_ready(&FakeIssuer::start(&KEY).await).await;

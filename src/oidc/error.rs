@@ -139,12 +139,10 @@ pub enum BadDocument {
     #[error("the document is not a JSON object with an array `keys`")]
     NotJwkSet,
     /// None of the keys can be used.
-    #[error("none of the {count} keys can be used{}", .first.as_ref().map(|first| format!("; {first}")).unwrap_or_default())]
+    #[error("none of the {} keys can be used{}", .skipped.len(), .skipped.first().map(|first| format!("; {first}")).unwrap_or_default())]
     NoUsableKey {
-        /// How many keys there are.
-        count: usize,
-        /// The first of them, and why it is skipped.
-        first: Option<SkippedKey>,
+        /// All keys of the document, and why each is skipped.
+        skipped: Vec<SkippedKey>,
     },
 }
 

@@ -114,7 +114,7 @@ impl Keys {
             }
         }
         if keys.is_empty() {
-            return Err(BadDocument::NoUsableKey { count: jwks.len(), first: skipped.into_iter().next() });
+            return Err(BadDocument::NoUsableKey { skipped });
         }
         Ok((Self(keys), skipped))
     }
@@ -265,7 +265,7 @@ mod tests {
         elliptic["kty"] = json!("EC");
         (elliptic["crv"], elliptic["x"], elliptic["y"]) = (json!("P-256"), json!("AQ"), json!("AQ"));
         for key in [elliptic, json!({}), json!([]), json!("a"), json!(1), json!(null)] {
-            assert!(matches!(parse(&[key]), Err(BadDocument::NoUsableKey { count: 1, first: Some(_) })));
+            assert!(matches!(parse(&[key]), Err(BadDocument::NoUsableKey { skipped }) if skipped.len() == 1));
         }
         for missing in ["kty", "kid", "n", "e"] {
             let mut jwk = jwk();
@@ -310,6 +310,6 @@ mod tests {
         {
             assert!(matches!(Keys::parse(document.as_bytes()), Err(BadDocument::NotJwkSet)), "{document}");
         }
-        assert!(matches!(parse(&[]), Err(BadDocument::NoUsableKey { count: 0, first: None })));
+        assert!(matches!(parse(&[]), Err(BadDocument::NoUsableKey { skipped }) if skipped.is_empty()));
     }
 }

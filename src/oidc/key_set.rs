@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::error::{FetchError, KeySetError, SkippedKey};
+use crate::error::{BadDocument, FetchError, KeySetError, SkippedKey};
 use crate::fetch::Endpoint;
 use crate::jwk::{Key, Keys};
 
@@ -30,7 +30,7 @@ const OUTAGE: Duration = Duration::from_secs(60);
 /// The time from a failed fetch to the next while no keys are held. It doubles up to [`COOLDOWN`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// A document can hold thousands of keys that can't be used. The log names this many.
-const MAX_SKIPPED_KEYS_LOGGED: usize = 10;
+const MAX_SKIPPED_KEYS_LOGGED: usize = 100;
 
 /// The keys of one issuer. Clones share them.
 #[derive(Clone, Debug)]
@@ -366,6 +366,9 @@ impl Fetched {
                 tracing::info!(keys = keys.len(), duration_ms, "fetched the issuer's keys");
             }
             Err(error) => {
+                if let FetchError::Document(BadDocument::NoUsableKey { skipped }) = error {
+                    log_skipped(skipped);
+                }
                 let url = self.endpoint.url_for_log();
                 tracing::warn!(error = chain(error), duration_ms, %url, "failed to fetch the issuer's keys");
             }
