@@ -93,14 +93,14 @@ impl Issuer {
             let keys = KeySet::from_url(&url).unwrap();
             let verifier = Verifier::new(trust(1), keys).with_cached_tokens(capacity);
             verifier.verify(self.token(0).as_bytes(), SystemTime::now()).await.unwrap();
-            verifier.verify(stranger().as_bytes(), SystemTime::now()).await.unwrap_err();
+            verifier.verify(of_unknown_key().as_bytes(), SystemTime::now()).await.unwrap_err();
             verifier
         })
     }
 }
 
-fn stranger() -> String {
-    token(&SigningKey::generate("stranger").unwrap(), ISSUER, 0)
+fn of_unknown_key() -> String {
+    token(&SigningKey::generate("of_unknown_key").unwrap(), ISSUER, 0)
 }
 
 /// Trusts this many subjects and audiences. The caller's subject and audience are the last.
@@ -141,7 +141,7 @@ fn limits(criterion: &mut Criterion, issuer: &Issuer) {
 fn tokens(criterion: &mut Criterion, issuer: &Issuer) {
     let now = SystemTime::now();
     let good: Vec<_> = (0..1000).map(|number| issuer.token(number)).collect();
-    let (forged, stranger) = (forged(&good[0], &good[1]), stranger());
+    let (forged, of_unknown_key) = (forged(&good[0], &good[1]), of_unknown_key());
     let mut group = criterion.benchmark_group("token");
     // With a capacity of one token, each of a thousand tokens in turn is new.
     let verifier = issuer.verifier(1, 1);
@@ -152,7 +152,8 @@ fn tokens(criterion: &mut Criterion, issuer: &Issuer) {
     let verifier = issuer.verifier(1, CAPACITY);
     group.bench_function("forged", |bencher| bencher.iter(|| verify(&verifier, &forged, now).unwrap_err()));
     let verifier = issuer.verifier(1, CAPACITY);
-    group.bench_function("unknown_kid", |bencher| bencher.iter(|| verify(&verifier, &stranger, now).unwrap_err()));
+    group
+        .bench_function("unknown_kid", |bencher| bencher.iter(|| verify(&verifier, &of_unknown_key, now).unwrap_err()));
     group.bench_function("cached_1000_in_turn", |bencher| {
         bencher.iter(|| verify(&verifier, turns.next().unwrap(), now).unwrap());
     });

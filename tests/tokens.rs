@@ -155,7 +155,7 @@ async fn accepts_typ_jwt_in_any_case_or_none() {
     .await;
 }
 
-/// The issuer has signed half of these tokens, and `alg` decides all the same.
+/// Half of these tokens have the issuer's signature. They are refused because of their `alg`.
 #[tokio::test]
 async fn refuses_every_other_algorithm() {
     let mut names =

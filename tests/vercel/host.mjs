@@ -74,18 +74,18 @@ let ends = 0;
 let allEnded;
 let frontDoor;
 
-/** Starts a function once; resolves to the port that it says it listens on. */
+/** Starts a function once; resolves to the port that it reports. */
 function start(folder) {
-  if (!functions.has(folder)) functions.set(folder, startAnew(folder));
+  if (!functions.has(folder)) functions.set(folder, startProcess(folder));
   return functions.get(folder);
 }
 
-async function startAnew(folder) {
+async function startProcess(folder) {
   const name = relative(output, folder);
   const { handler, filePathMap = {} } = readJson(join(folder, '.vc-config.json'));
   const executable = filePathMap[handler] ? resolve(output, '../..', filePathMap[handler]) : join(folder, handler);
   const socket = join(mkdtempSync(join(tmpdir(), 'host-')), 'ipc');
-  const { promise: started, resolve: says, reject: fails } = deferred();
+  const { promise: started, resolve: reports, reject: fails } = deferred();
   const server = net.createServer((stream) => {
     let rest = '';
     stream.setEncoding('utf8').on('data', (text) => {
@@ -94,7 +94,7 @@ async function startAnew(folder) {
       for (const frame of frames.map((text) => JSON.parse(text))) {
         if (frame.type === 'log') frame.payload.message = Buffer.from(frame.payload.message, 'base64').toString();
         record(`frame ${name} ${frame.type} ${JSON.stringify(frame.payload)}`);
-        if (frame.type === 'server-started') says(frame.payload.httpPort);
+        if (frame.type === 'server-started') reports(frame.payload.httpPort);
         if (frame.type === 'end' && ++ends === invocations) allEnded?.();
       }
     });

@@ -388,7 +388,7 @@ fn keys_in_the_header() -> Vec<Case> {
             kit.forged(&kit.header_but("jwk", kit.attacker_jwk(MAIN)))
         }),
         bad(KeyFromToken, "embedded-x5c", "signed by the certificate in the header's `x5c`", "RFC 7515 4.1.6", |kit| {
-            let certificate = certificate(&kit.stranger.public_key_info(), |message| kit.stranger.signature(message));
+            let certificate = certificate(&kit.attacker.public_key_info(), |message| kit.attacker.signature(message));
             kit.forged(&kit.header_but("x5c", json!([STANDARD.encode(certificate)])))
         }),
         bad(KeyFromToken, "jku", "signed by a key at the address in the header's `jku`", "RFC 8725 3.10", |kit| {
@@ -486,7 +486,7 @@ fn issuers() -> Vec<Case> {
             |kit| {
                 let claims = changed(kit.claims(), "iss", json!(kit.attacker_url("")));
                 let header = kit.header().to_string();
-                Request::Token(kit.stranger.sign(header.as_bytes(), claims.to_string().as_bytes()))
+                Request::Token(kit.attacker.sign(header.as_bytes(), claims.to_string().as_bytes()))
             },
         ),
     ]

@@ -48,7 +48,7 @@ pub(crate) struct Kit {
     pub(crate) rotated: SigningKey,
     pub(crate) next: SigningKey,
     /// A key that the issuer never publishes.
-    pub(crate) stranger: SigningKey,
+    pub(crate) attacker: SigningKey,
     pub(crate) small: UnfitKey,
     pub(crate) exponent_one: UnfitKey,
     pub(crate) ec: EcKey,
@@ -77,7 +77,7 @@ impl Kit {
             main: SigningKey::generate(MAIN)?,
             rotated: SigningKey::generate(ROTATED)?,
             next: SigningKey::generate(NEXT)?,
-            stranger: SigningKey::generate("attacker")?,
+            attacker: SigningKey::generate("attacker")?,
             small: UnfitKey::small(),
             exponent_one: UnfitKey::with_exponent_one(&[0xff; 256]),
             ec: EcKey::generate()?,
@@ -162,7 +162,7 @@ impl Kit {
 
     /// Valid claims and this header, signed with an attacker's key.
     pub(crate) fn forged(&self, header: &Value) -> Request {
-        Request::Token(self.stranger.sign(header.to_string().as_bytes(), self.claims().to_string().as_bytes()))
+        Request::Token(self.attacker.sign(header.to_string().as_bytes(), self.claims().to_string().as_bytes()))
     }
 
     /// Valid claims and this header, with the signature that `sign` returns.
@@ -211,7 +211,7 @@ impl Kit {
 
     /// Returns the attacker's public key, as a JWKS has it.
     pub(crate) fn attacker_jwk(&self, kid: &str) -> Value {
-        changed(self.stranger.jwk(), "kid", json!(kid))
+        changed(self.attacker.jwk(), "kid", json!(kid))
     }
 
     /// Returns what the issuer publishes in this phase.
