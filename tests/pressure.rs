@@ -111,7 +111,7 @@ async fn a_client_that_closes_its_sending_side_gets_its_answer() {
     let head = format!("GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", token());
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
-    backend.turns().await;
+    backend.serve_other_requests().await;
     issuer.release();
     assert!(rest(&mut stream).await.starts_with(b"HTTP/1.1 200 "));
 }
