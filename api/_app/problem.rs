@@ -4,7 +4,7 @@
 //! demo's terms; what only the operator may see is in the log line alone.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
 use vercel_oidc_client::ApiError;
 
@@ -59,30 +59,29 @@ impl Failure {
             "detail": in_the_demos_words(&self.to_string()),
             "code": code,
         });
-        let mut retry_after_of_the_backend = None;
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match &self {
+            Self::MethodNotAllowed => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
             Self::Backend(ApiError::Status { status, code: backend_code, retry_after, .. }) => {
                 body["backend_status"] = status.as_u16().into();
                 // Without problem+json, another status has no code.
                 if backend_code.is_some() || code != "backend_error" {
                     body["backend_code"] = json!(backend_code);
                 }
-                retry_after_of_the_backend = retry_after.as_ref();
+                if let Some(Ok(value)) = retry_after.as_ref().map(HeaderValue::try_from) {
+                    headers.insert(RETRY_AFTER, value);
+                }
             }
             Self::Backend(ApiError::Answer { status, .. }) => body["backend_status"] = status.as_u16().into(),
             _ => {}
         }
         let mut response = Response::new(body.to_string());
         *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Self::MethodNotAllowed = &self {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        if let Some(Ok(value)) = retry_after_of_the_backend.map(HeaderValue::try_from) {
-            headers.insert(RETRY_AFTER, value);
-        }
+        *response.headers_mut() = headers;
         response
     }
 }

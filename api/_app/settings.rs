@@ -24,8 +24,8 @@ impl Settings {
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
         let variable =
             |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        // Without the environment there is nothing that could be wrong, so the backend's URL is checked in any case.
         let tokens = Tokens::from_env(variable);
+        // The backend's URL is checked even if the tokens have a problem, so that both problems are reported.
         let for_check = tokens.clone().or_else(|_| Tokens::from_env(|_| None));
         let api = for_check.map_err(|problem| problem.to_string()).and_then(|tokens| backend(&variable, tokens));
         Self(match (tokens, api) {

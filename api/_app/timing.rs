@@ -45,7 +45,7 @@ impl Timing {
 fn verify(entry: &str) -> Option<f64> {
     let parameters = entry.trim().strip_prefix("verify;")?;
     let number = parameters.split(';').find_map(|parameter| parameter.trim().strip_prefix("dur="))?;
-    // No more than a day, in case the number is none of milliseconds. This also excludes infinity.
+    // At most a day, because a larger number is hardly a duration in milliseconds. This also excludes infinity.
     number.parse::<f64>().ok().filter(|milliseconds| (0.0..86_400_000.0).contains(milliseconds))
 }
 

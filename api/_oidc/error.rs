@@ -106,7 +106,7 @@ pub enum ApiError {
     Status {
         /// The status.
         status: StatusCode,
-        /// The `code` in the answer's JSON. For a status that neither refuses nor is temporary: if it is problem JSON.
+        /// The `code` in the answer's JSON. For other statuses than 400, 401, 403, 429 and 503: in problem JSON only.
         code: Option<String>,
         /// `Retry-After`, if it is a number of seconds or an HTTP date.
         retry_after: Option<String>,

@@ -53,10 +53,8 @@ fn expired(token: &Token, problem: &str, log: String) -> TokenError {
 /// Whether a new token is due. One that came with the request was made for it, and one whose expiry can't be read is
 /// sent as it is.
 fn is_due(token: &Token, now: SystemTime) -> bool {
-    match token.source() {
-        Source::Header | Source::InternalHeader | Source::Refreshed => false,
-        Source::File | Source::Variable => token.unverified_expiry().is_some_and(|expiry| expiry <= now + MARGIN),
-    }
+    matches!(token.source(), Source::File | Source::Variable)
+        && token.unverified_expiry().is_some_and(|expiry| expiry <= now + MARGIN)
 }
 
 /// The project whose token is wanted, as in `.vercel/project.json`.
@@ -72,23 +70,20 @@ impl Project {
     /// The project that this folder, or the nearest one above it, is linked to; else the project of the expired token.
     /// In a monorepo, `vercel link --repo` writes no `project.json`.
     async fn find(token: &Token, folder: &Path) -> Result<Self, TokenError> {
+        let failed =
+            |problem: &str, log| expired(token, &format!("{problem}. Run `vercel link`, then `vercel env pull`"), log);
         for folder in folder.ancestors() {
             let path = folder.join(".vercel/project.json");
             let json = match read_file(path.clone()).await {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
                 json => json.unwrap_or_default(),
             };
-            return Self::parse(&json).ok_or_else(|| {
-                let problem =
-                    "`.vercel/project.json` does not name a project. Run `vercel link`, then `vercel env pull`";
-                expired(token, problem, format!("path={}", path_for_log(&path)))
-            });
+            let log = format!("path={}", path_for_log(&path));
+            return Self::parse(&json).ok_or_else(|| failed("`.vercel/project.json` does not name a project", log));
         }
         let claims = token.unverified_claims();
-        let id = claims.project_id.filter(|id| is_id(id)).ok_or_else(|| {
-            let problem = "this folder is not linked to a project. Run `vercel link`, then `vercel env pull`";
-            expired(token, problem, String::new())
-        })?;
+        let id = claims.project_id.filter(|id| is_id(id));
+        let id = id.ok_or_else(|| failed("this folder is not linked to a project", String::new()))?;
         Ok(Self { id, team: claims.owner_id }.with_team_only())
     }
 

@@ -98,27 +98,25 @@ pub enum Source {
 }
 
 impl Source {
-    /// The source in a sentence.
-    pub(crate) fn described(self) -> &'static str {
+    /// The source in one word, and in a sentence.
+    fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Header => "the header `x-vercel-oidc-token`",
-            Self::InternalHeader => "the header `x-vercel-internal-oidc-token`",
-            Self::File => "the file of `VERCEL_OIDC_TOKEN_FILE`",
-            Self::Variable => "`VERCEL_OIDC_TOKEN`",
-            Self::Refreshed => "the output of the Vercel CLI",
+            Self::Header => ("x-vercel-oidc-token", "the header `x-vercel-oidc-token`"),
+            Self::InternalHeader => ("x-vercel-internal-oidc-token", "the header `x-vercel-internal-oidc-token`"),
+            Self::File => ("file", "the file of `VERCEL_OIDC_TOKEN_FILE`"),
+            Self::Variable => ("variable", "`VERCEL_OIDC_TOKEN`"),
+            Self::Refreshed => ("refreshed", "the output of the Vercel CLI"),
         }
+    }
+
+    pub(crate) fn described(self) -> &'static str {
+        self.names().1
     }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Header => "x-vercel-oidc-token",
-            Self::InternalHeader => "x-vercel-internal-oidc-token",
-            Self::File => "file",
-            Self::Variable => "variable",
-            Self::Refreshed => "refreshed",
-        })
+        f.write_str(self.names().0)
     }
 }
 
