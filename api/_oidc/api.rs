@@ -393,11 +393,11 @@ impl fmt::Debug for ApiResponse {
 
 /// Whether a code from outside can be shown: short, of harmless characters, and no part of the token.
 fn is_code(code: &str, token: &str) -> bool {
-    /// A shorter run of characters that the token has too may be chance.
-    const PART: usize = 12;
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
-    let is_part = |part: &[u8]| token.as_bytes().windows(PART).any(|window| window == part);
-    (1..=64).contains(&code.len()) && code.bytes().all(is_allowed) && !code.as_bytes().windows(PART).any(is_part)
+    // A shorter run of characters that the token has too may be chance.
+    let mut parts = code.as_bytes().windows(12);
+    let is_of_token = |part: &[u8]| token.as_bytes().windows(part.len()).any(|window| window == part);
+    (1..=64).contains(&code.len()) && code.bytes().all(is_allowed) && !parts.any(is_of_token)
 }
 
 /// `Retry-After`, if it is a number of seconds or an HTTP date, and written anew.

@@ -99,11 +99,8 @@ impl Project {
     }
 
     fn arguments(&self) -> Vec<&str> {
-        let mut arguments = vec!["project", "token", &self.id, "--format=json"];
-        if let Some(team) = &self.team {
-            arguments.extend(["--scope", team]);
-        }
-        arguments
+        let scope = self.team.iter().flat_map(|team| ["--scope", team]);
+        ["project", "token", &self.id, "--format=json"].into_iter().chain(scope).collect()
     }
 }
 

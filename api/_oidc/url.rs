@@ -65,9 +65,7 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 
 /// The URL without its query, for a log.
 pub(crate) fn for_log(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.into()
+    url.origin().ascii_serialization() + url.path()
 }
 
 #[cfg(test)]
