@@ -1,7 +1,7 @@
 //! The verified claims about the caller.
 //!
 //! [`Claims`] exist only for a token whose signature was verified: no public function makes or changes them. Whether
-//! this API accepts them is decided in [`trust`](crate::trust). Names are those of RFC 7519, section 4.1, and of
+//! this API accepts them is decided in `trust.rs`. Names are those of RFC 7519, section 4.1, and of
 //! <https://vercel.com/docs/oidc/reference>.
 
 use std::fmt;

@@ -14,10 +14,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::Verifier;
 use crate::claims::Claims;
 use crate::error::VerifyError;
 use crate::problem::Problem;
+use crate::verifier::Verifier;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -203,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::error::{Forbidden, Invalid};
-    use crate::tests::{key_set, token, trust};
+    use crate::verifier::tests::{key_set, token, trust};
 
     /// Returns the token, or the code of the refusal.
     fn read(values: &[&str]) -> Result<String, &'static str> {

@@ -406,7 +406,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::tests::jwks;
+    use crate::verifier::tests::jwks;
 
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
