@@ -1,8 +1,8 @@
 //! One log event per request, with stable field names.
 //!
-//! Accepted requests are logged at `debug`, refused ones at `info`, failed ones at `error`. An event holds the route
-//! but never the path or query, no header except the two that trace a request, and no claim except `sub` and those that
-//! the reason for a refusal names. What it takes from a request is too short for a token.
+//! Accepted requests are logged at `debug`, refused requests at `info`, failed requests at `error`. An event holds the
+//! route, the two headers that trace a request, `sub`, and the claims in the reason for a refusal. It holds no path, query
+//! or other header. A method or header that is long enough for a token is left out.
 
 use std::time::Instant;
 

@@ -74,8 +74,8 @@ async fn create_order(
     Ok((StatusCode::CREATED, Json(Order { item, quantity, ordered_by })))
 }
 
-/// A caller from the production environment. As an argument of a handler, it refuses all others before the body is
-/// read.
+/// A caller from the production environment. As an argument of a handler, it refuses callers from other environments
+/// before the body is read.
 struct ProductionCaller(VerifiedCaller);
 
 impl<S: Send + Sync> FromRequestParts<S> for ProductionCaller {

@@ -95,8 +95,8 @@ impl Connections {
         Self { max, tasks: JoinSet::new(), open: HashMap::new(), became_idle: Arc::default() }
     }
 
-    /// Waits until there are fewer connections than allowed. At the limit it closes the one that has been idle longest;
-    /// if none is idle, it waits until one is.
+    /// Waits until there are fewer connections than allowed. At the limit, it closes the connection that has been idle
+    /// longest. If all are busy, it waits until a connection is idle.
     async fn free_one(&mut self) {
         while let Some(ended) = self.tasks.try_join_next_with_id() {
             self.forget(ended);

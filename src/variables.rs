@@ -58,7 +58,7 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
     }
 
     pub(crate) fn report(&mut self, name: &str, error: impl fmt::Display) {
-        // A variable may be read more than once, and one that is not UTF-8 has no other errors worth telling.
+        // A variable may be read several times. If it is not UTF-8, other errors about it don't help.
         let (error, unreadable) = (format!("{name}: {error}"), format!("{name}: {NOT_UTF8}"));
         if !self.errors.iter().any(|known| *known == error || *known == unreadable) {
             self.errors.push(error);

@@ -17,7 +17,7 @@ pub struct Deployment {
     pub project: String,
     /// The project's id. A rename does not change it.
     pub project_id: String,
-    /// `production`, `preview`, `development`, or a custom one.
+    /// `production`, `preview`, `development`, or a custom environment.
     pub environment: String,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Outcome {
 }
 
 impl Stage {
-    /// Starts everything: the caller on `listeners`, the others on any free port.
+    /// Starts everything: the caller on `listeners`, the issuer and the backends on free ports.
     pub(crate) async fn start(listeners: Vec<TcpListener>) -> io::Result<Self> {
         let deployment = Deployment::default();
         let issuer = Issuer::start(loopback(0).await?)?;
