@@ -348,15 +348,30 @@ fn repository(name: &str) -> PathBuf {
     copy
 }
 
+/// The code of the README's sections *Your route* and *Your call*: the routes, an arm of a `match`, and a method.
+fn route_and_call() -> [String; 3] {
+    let (_, rest) = include_str!("../README.md").split_once("\n## Your route\n").unwrap();
+    let (sections, _) = rest.split_once("\n## Take it along\n").unwrap();
+    blocks(sections, "rust").try_into().unwrap()
+}
+
+#[test]
+fn your_call_calls_your_route() {
+    let [routes, _, method] = route_and_call();
+    let (_, path) = method.split_once("api.get(headers, ").unwrap();
+    let (path, _) = path.split_once(')').unwrap();
+    assert!(routes.contains(&format!(".route({path}, get(")), "{path}");
+    for code in [routes, method] {
+        assert!((10..=15).contains(&code.lines().filter(|line| !line.is_empty()).count()), "{code}");
+    }
+}
+
 /// The README's sections *Your route* and *Your call*, in a copy of the repository.
 #[test]
 #[ignore = "checks a copy of the repository"]
 fn your_route_and_your_call() {
     let copy = repository("fork");
-    let readme = std::fs::read_to_string(copy.join("README.md")).unwrap();
-    let (_, rest) = readme.split_once("\n## Your route\n").unwrap();
-    let (sections, _) = rest.split_once("\n## Take it along\n").unwrap();
-    let [routes, line, method] = blocks(sections, "rust").try_into().unwrap();
+    let [routes, line, method] = route_and_call();
     std::fs::write(copy.join("src/routes.rs"), routes).unwrap();
     let path = copy.join("api/_app/lib.rs");
     let app = std::fs::read_to_string(&path).unwrap();
