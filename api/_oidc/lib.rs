@@ -22,13 +22,20 @@
 //!     api.post(headers, "/orders").json(&order).send().await?.error_for_status().await?.json().await
 //! }
 //!
-//! #[tokio::main(flavor = "current_thread")]
-//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //!     let tokens = Tokens::from_env(|name| std::env::var(name).ok())?;
 //!     let api = Api::new("https://orders.example.com", tokens)?.with_audience("https://orders.example.com");
 //!     let receipt = order(&api, &HeaderMap::new()).await?; // In a function: the request's headers.
 //!     println!("ordered by {}", receipt.ordered_by);
 //!     Ok(())
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() {
+//!     if let Err(error) = run().await {
+//!         eprintln!("{error}"); // Says what to do. `Debug`, which a `Result` of `main` prints, does not.
+//!         std::process::exit(1);
+//!     }
 //! }
 //! ```
 //!
