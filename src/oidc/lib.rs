@@ -79,11 +79,18 @@
 //! # Testing your handlers
 //!
 //! Only a [`Verifier`] makes [`Claims`]. A test makes a verifier with the test's own key, and signs any claims with
-//! that key:
+//! that key. It needs two development dependencies:
+//!
+//! ```text
+//! cargo add --dev jsonwebtoken@11 --no-default-features -F aws_lc_rs
+//! cargo add --dev serde_json@1
+//! ```
+//!
+//! This test accepts a token and refuses it an hour later:
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
-//! use jsonwebtoken::jwk::{Jwk, KeyAlgorithm};
+//! use jsonwebtoken::jwk::Jwk;
 //! use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 //! use serde_json::json;
 //! use vercel_oidc_verifier::{KeySet, Trust, Verifier};
