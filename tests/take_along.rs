@@ -97,15 +97,18 @@ impl Project {
         std::fs::write(path, replaced(block(section, "rust"), replacements)).unwrap();
     }
 
+    /// Builds the project without warnings, and returns its program.
+    fn build(&self, program: &str) -> PathBuf {
+        let copy = self.path(format!("{program}-built"));
+        let _building = BUILD.lock();
+        self.run(env!("CARGO"), &["build", "--quiet", "--bin", program]);
+        std::fs::copy(self.target.join("debug").join(program), &copy).unwrap();
+        copy
+    }
+
     /// Builds the project without warnings, and starts its program.
     fn start(&self, program: &str, variables: &[(&str, &str)]) -> Running {
-        let copy = self.path(format!("{program}-built"));
-        {
-            let _building = BUILD.lock();
-            self.run(env!("CARGO"), &["build", "--quiet", "--bin", program]);
-            std::fs::copy(self.target.join("debug").join(program), &copy).unwrap();
-        }
-        let mut command = Command::new(copy);
+        let mut command = Command::new(self.build(program));
         command.envs(variables.iter().copied()).stdout(Stdio::null());
         Running(command.spawn().unwrap())
     }
@@ -310,6 +313,37 @@ async fn a_function_that_posts_an_order() {
     let project = Project::new();
     project.run_commands(section(ORDER_SECTION), &[]);
     the_order_is_posted(&project).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn a_command_line_program() {
+    let (project, section) = (Project::new(), section("A command-line program"));
+    let vercel = Vercel::start().await;
+    let api = vercel.api("https://vercel.com/acme").await;
+    // The last block needs an account.
+    for commands in &blocks(section, "bash")[..2] {
+        project.run("bash", &["-euc", commands]);
+    }
+    project.write_code(section, "src/main.rs", &[("https://api.example.com", &api)]);
+    let program = project.build("fresh");
+    let run = |token: Option<&str>| {
+        let mut command = Command::new(&program);
+        command.env_remove("VERCEL_OIDC_TOKEN").env_remove("VERCEL_OIDC_TOKEN_FILE").current_dir(&project.folder);
+        if let Some(token) = token {
+            std::fs::write(project.path("token"), format!("{token}\n")).unwrap();
+            command.env("VERCEL_OIDC_TOKEN_FILE", project.path("token"));
+        }
+        let output = command.output().unwrap();
+        let [printed, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), printed, errors)
+    };
+    assert_eq!(run(Some(&vercel.good())), (Some(0), "Orders of storefront\n".to_owned(), String::new()));
+    for (token, advice) in [(Some(vercel.preview()), "`forbidden`"), (None, "There is no OIDC token.")] {
+        let (status, printed, errors) = run(token.as_deref());
+        assert_eq!((status, printed.as_str()), (Some(1), ""));
+        assert!(errors.contains(advice), "{errors}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
