@@ -25,11 +25,9 @@ impl Timing {
         self.entries.push(format!("{name};dur={milliseconds}{parameters}"));
     }
 
-    /// Adds the time that the backend took to verify the token, if the backend reported a number.
-    pub(crate) fn add_verify_of(&mut self, headers: &HeaderMap) {
-        let values = headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok());
-        let verify = values.flat_map(|value| value.split(',')).find_map(verify);
-        self.entries.extend(verify.map(|milliseconds| format!("verify;dur={milliseconds}")));
+    /// Adds the time that the backend took to verify the token, if it is known.
+    pub(crate) fn add_verify(&mut self, milliseconds: Option<f64>) {
+        self.entries.extend(milliseconds.map(|milliseconds| format!("verify;dur={milliseconds}")));
     }
 
     pub(crate) fn write_to(self, headers: &mut HeaderMap) {
@@ -39,6 +37,12 @@ impl Timing {
             headers.insert(NAME, value);
         }
     }
+}
+
+/// The time that the backend took to verify the token, if the backend reported a number.
+pub(crate) fn verify_of(headers: &HeaderMap) -> Option<f64> {
+    let values = headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).find_map(verify)
 }
 
 /// The duration of an entry `verify`, if it is a number that can be one.

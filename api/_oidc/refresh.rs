@@ -40,9 +40,13 @@ pub(crate) async fn if_due(token: Token, is_allowed: bool, cache: &Cache) -> Res
             "only development tokens are refreshed. On Vercel, remove that setting: a token comes with each request";
         return Err(expired(&token, problem, token.unverified_claims().to_string()));
     }
-    let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
-    let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
-    cache.get(key, now, || run(PROGRAM.into(), project)).await
+    // Boxed, because a refresh is rare and its future is large.
+    Box::pin(async move {
+        let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
+        let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
+        cache.get(key, now, || run(PROGRAM.into(), project)).await
+    })
+    .await
 }
 
 fn expired(token: &Token, problem: &str, log: String) -> TokenError {

@@ -76,10 +76,13 @@ impl fmt::Debug for Token {
 fn is_jwt(text: &str) -> bool {
     let parts: Vec<&str> = text.split('.').collect();
     let [header, payload, signature] = parts[..] else { return false };
-    let decode = |part: &str| BASE64URL.decode(part).ok().filter(|bytes| !bytes.is_empty());
-    decode(header).is_some()
-        && decode(signature).is_some()
-        && decode(payload).is_some_and(|json| json::object::<IgnoredAny>(&json).is_some())
+    let is_base64url = |part: &str| {
+        let is_of_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        // Four characters hold three bytes, so one more holds none.
+        !part.is_empty() && part.len() % 4 != 1 && part.bytes().all(is_of_alphabet)
+    };
+    let claims = || json::object::<IgnoredAny>(&BASE64URL.decode(payload).ok()?);
+    is_base64url(header) && is_base64url(signature) && claims().is_some()
 }
 
 /// Where the function's own token was found. `Display` prints one word, as in a `Server-Timing` description.

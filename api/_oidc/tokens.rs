@@ -1,7 +1,7 @@
 //! The tokens of a function: its own, and one for each audience.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -64,6 +64,7 @@ impl Tokens {
             environment: Environment {
                 file: variable("VERCEL_OIDC_TOKEN_FILE").map(Into::into),
                 variable: variable("VERCEL_OIDC_TOKEN"),
+                last: Mutex::default(),
             },
             may_refresh: variable("VERCEL_ENV").is_none_or(|environment| environment == "development"),
             refreshed: Cache::new(refresh::CAPACITY),
@@ -108,7 +109,8 @@ impl Tokens {
         let (shared, own, requested) = (Arc::clone(&self.0), token.clone(), audience.to_owned());
         let obtain =
             async move { exchange::request(&shared.clients, &shared.exchange_url, &own, &requested, now).await };
-        self.0.exchanged.get((token.expose().into(), audience.into()), now, || obtain).await
+        // Boxed, because its future is large and most calls find the token in the cache.
+        Box::pin(self.0.exchanged.get((token.expose().into(), audience.into()), now, || obtain)).await
     }
 
     /// Drops an exchanged token from the cache, because an API answered 401 to it. [`Api`](crate::Api) does so itself.
