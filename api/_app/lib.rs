@@ -1,7 +1,7 @@
 //! A Vercel Function that calls a protected API with its own OIDC token: the demo on top of `vercel-oidc-client`.
 //!
-//! [`Caller`] answers requests: `/` with a page, `/api/call` with what the API answers. Vercel's runtime is left to
-//! `index.rs`, everything about tokens and calls to the crate.
+//! [`Caller`] answers requests: `/` with a page, `/api/call` with what the API answers. `index.rs` connects it to
+//! Vercel's runtime. The crate does everything about tokens and calls.
 
 mod page;
 mod problem;
@@ -30,7 +30,7 @@ impl Caller {
         Self { settings }
     }
 
-    /// Answers a request. `log` gets one line for each failure that an operator has to see to.
+    /// Answers a request. `log` gets one line for each failure that an operator must act on.
     pub async fn handle<B>(&self, request: &Request<B>, log: impl Fn(&str)) -> Response<String> {
         let mut timing = Timing::start();
         let is_get_or_head = matches!(*request.method(), Method::GET | Method::HEAD);

@@ -15,7 +15,7 @@ pub(crate) enum Failure {
     Misconfigured(String),
     #[error(transparent)]
     Backend(#[from] ApiError),
-    #[error("Nothing is here. `/` has the page, `/api/call` the call.")]
+    #[error("This path does not exist. `/` has the page, and `/api/call` makes the call.")]
     NotFound,
     #[error("Only `GET` and `HEAD` are allowed here.")]
     MethodNotAllowed,
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// The line for the log, with what only the operator may see. `None` for what is the requester's own mistake.
+    /// The line for the log, with what only the operator may see. `None` if the mistake is the requester's.
     pub(crate) fn log_line(&self) -> Option<String> {
         let (status, code) = self.status_and_code();
         let detail = match self {

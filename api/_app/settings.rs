@@ -7,7 +7,7 @@ use vercel_oidc_client::{Api, Tokens};
 
 use crate::problem::Failure;
 
-/// The caller's settings, good or not.
+/// The caller's settings, or what is wrong with them.
 pub struct Settings(Result<Target, Vec<String>>);
 
 /// The backend, and the tokens for it.

@@ -1,7 +1,7 @@
 //! Calls that carry the token: any method, path, query, headers and body, to one origin.
 //!
 //! Guarantees: the token goes to the base URL's origin and nowhere else, because redirects are not followed and a path
-//! can't leave the base URL; each call has its limits; an answer is read up to its limit, never whole before that.
+//! can't leave the base URL; each call has its limits; an answer is read piece by piece, up to its limit.
 
 use std::fmt;
 use std::time::Duration;
@@ -150,7 +150,7 @@ fn join(base: &Url, path: &str) -> Result<Url, ApiError> {
     Err(ApiError::Request(problem))
 }
 
-/// Whether Deployment Protection may stand in front of the API: a host of Vercel's, or this deployment's own.
+/// Whether Deployment Protection may stand in front of the API, because the host is Vercel's or this deployment's.
 fn is_on_vercel(base: &Url, own_host: Option<&str>) -> bool {
     let own = own_host.and_then(|host| Url::parse(&format!("{}://{host}", base.scheme())).ok());
     base.host_str().is_some_and(|host| host.ends_with(".vercel.app"))
@@ -213,11 +213,11 @@ impl<'a> ApiRequest<'a> {
         self
     }
 
-    /// Gets the token, sends the request, and waits for the head of the answer, whatever its status.
+    /// Gets the token, sends the request, and waits for the head of the answer, which may have any status.
     ///
     /// # Errors
     ///
-    /// The path is not allowed, there is no token, or no answer came. A status that is no success is an error only from
+    /// The path is not allowed, there is no token, or no answer came. A status other than 2xx is no error here: see
     /// [`ApiResponse::error_for_status`].
     pub async fn send(self) -> Result<ApiResponse, ApiError> {
         let Api { tokens, audience, timeout, max_bytes, .. } = self.api;
@@ -258,7 +258,7 @@ impl<'a> ApiRequest<'a> {
     }
 }
 
-/// An API's answer. Its head is here, its body is read by one of the methods.
+/// An API's answer. The head has arrived. The methods `json`, `bytes` and `chunk` read the body.
 pub struct ApiResponse {
     response: reqwest::Response,
     max_bytes: usize,
@@ -278,7 +278,7 @@ impl ApiResponse {
         self.response.headers()
     }
 
-    /// Turns every status but 2xx into an error with advice. Redirects are errors, because they are not followed.
+    /// Turns a status other than 2xx into an error with advice. Redirects are errors, because they are not followed.
     ///
     /// # Errors
     ///
@@ -304,7 +304,7 @@ impl ApiResponse {
     ///
     /// # Errors
     ///
-    /// The body is no such JSON, is compressed or too large, or does not arrive whole and in time.
+    /// The body is not JSON of this type, is compressed or too large, or does not arrive whole and in time.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T, ApiError> {
         let status = self.status();
         serde_json::from_slice(&self.bytes().await?).map_err(|error| {
@@ -378,29 +378,31 @@ impl ApiResponse {
 }
 
 impl fmt::Debug for ApiRequest<'_> {
-    /// Without headers and body: the token is in the incoming headers.
+    /// Shows neither headers nor body, because the token is in the incoming headers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiRequest").field("method", &self.method).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for ApiResponse {
-    /// Without headers and body: an API may send the token back.
+    /// Shows neither headers nor body, because an API may send the token back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiResponse").field("status", &self.status()).finish_non_exhaustive()
     }
 }
 
-/// Whether a code from outside can be shown: short, of harmless characters, and no part of the token.
+/// Whether a code from outside can be shown. It must be short, have only harmless characters, and hold no part of the
+/// token.
 fn is_code(code: &str, token: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
-    // A shorter run of characters that the token has too may be chance.
+    // Fewer than 12 characters may occur in the token by chance.
     let mut parts = code.as_bytes().windows(12);
     let is_of_token = |part: &[u8]| token.as_bytes().windows(part.len()).any(|window| window == part);
     (1..=64).contains(&code.len()) && code.bytes().all(is_allowed) && !parts.any(is_of_token)
 }
 
-/// `Retry-After`, if it is a number of seconds or an HTTP date, and written anew.
+/// `Retry-After`, if it is a number of seconds or an HTTP date. The value is parsed and formatted again, so no other
+/// text is passed on.
 fn retry_after(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if value.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,9 +1,9 @@
 //! A token cache with single flight.
 //!
 //! Guarantees: one `obtain` at a time for a key, whose result or failure all waiting requests share. At most `capacity`
-//! tokens are cached, none is returned at or after its time, and a failure is not cached. The work runs in its own
-//! task, so an abandoned request does not stop it. Expiry goes by the wall clock, as a token's `exp` does, because a
-//! monotonic clock may stop while a function is frozen.
+//! tokens are cached, no token is returned after its time in the cache, and a failure is not cached. The work runs in
+//! its own task, so an abandoned request does not stop it. Expiry goes by the wall clock, as a token's `exp` does,
+//! because a monotonic clock may stop while a function is frozen.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,8 +34,8 @@ impl Cache {
         Self { entries: Mutex::default(), capacity }
     }
 
-    /// The token cached under `key`, else the result of the `obtain` in flight for it. Only if there is neither does
-    /// `obtain` run.
+    /// The token cached under `key`, else the result of the `obtain` in flight for `key`. If there is neither, this
+    /// runs `obtain`.
     pub(crate) async fn get<F>(
         &self,
         key: Key,

@@ -1,8 +1,8 @@
 //! The HTTP clients of the process: one for each kind of host.
 //!
 //! Guarantees: no redirect is followed; `https` goes through the proxy that the environment names, loopback never does;
-//! a connection that was idle for more than 4 seconds is not used again; nothing that may have arrived is sent twice.
-//! (If a pooled connection turns out to be closed before anything was sent, the pool sends the request on another.)
+//! a connection that was idle for more than 4 seconds is not used again; a request that may have arrived is not sent
+//! again. (If a pooled connection turns out to be closed before anything was sent, the pool uses another connection.)
 
 use std::error::Error;
 use std::io;
@@ -16,8 +16,8 @@ use reqwest::{Client, Response, Url, redirect, retry};
 
 use crate::url::is_loopback;
 
-/// Less than the servers and load balancers in use keep idle connections: Node.js has 5 s, others more. A request must
-/// not meet a connection that is being closed.
+/// Servers and load balancers keep idle connections for longer: Node.js for 5 s, others for more. So a request does not
+/// meet a connection that is being closed.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A call's default limits.
@@ -73,17 +73,17 @@ fn build(is_loopback: bool, is_https: bool) -> Option<Client> {
 /// Why there is no answer, or not all of it.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// A connection in time, but no answer.
+    /// There was a connection, but no answer in time.
     Timeout,
-    /// A larger answer than allowed.
+    /// The answer is larger than allowed.
     TooLarge,
-    /// No connection, or one that broke.
+    /// There was no connection, or the connection broke.
     Other(String),
 }
 
 impl From<reqwest::Error> for Failed {
     fn from(error: reqwest::Error) -> Self {
-        // A connection that takes too long was never made.
+        // A timeout while connecting means that there was no connection.
         match (error.is_timeout(), error.is_connect()) {
             (true, false) => Self::Timeout,
             (true, true) => Self::Other("connecting took too long".to_owned()),
@@ -92,7 +92,7 @@ impl From<reqwest::Error> for Failed {
     }
 }
 
-/// The wording of the libraries below, and what it means. If the wording changes, the cause becomes a general one.
+/// Texts of the libraries' errors, and what they mean. If a library changes its text, the cause becomes a general one.
 pub(crate) const CAUSES: [(&str, &str); 7] = [
     ("invalid peer certificate", "its certificate is not trusted: check the certificate and this machine's clock"),
     ("received corrupt message", "it does not speak TLS: check the scheme and port"),
@@ -132,7 +132,7 @@ pub(crate) async fn chunk(response: &mut Response, left: &mut usize) -> Result<O
     Ok(Some(chunk.into()))
 }
 
-/// Reads an answer piece by piece, so that one that is too large is never held.
+/// Reads an answer piece by piece, so that an answer over the limit is never held in memory.
 pub(crate) async fn read(response: &mut Response, left: &mut usize) -> Result<Vec<u8>, Failed> {
     let mut body = Vec::new();
     while let Some(chunk) = chunk(response, left).await? {

@@ -1,8 +1,8 @@
 //! Every failure, by cause. Each message says what is wrong and then what to do.
 //!
-//! Guarantees: nothing that another program said is in a message, except the `code` of an API's problem JSON, if it has
+//! Guarantees: a message holds no text of another program, except the `code` of an API's problem JSON, if that code has
 //! 1 to 64 characters of `A-Za-z0-9_.:-`. File paths, URLs and the token's claims are in [`TokenError::log_detail`] and
-//! [`ApiError::log_detail`] only, for the operator. No token is in either.
+//! [`ApiError::log_detail`] only, for the operator. Neither holds a token.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ pub struct Misconfigured {
 }
 
 impl Misconfigured {
-    /// The same problem under the name by which the program's user knows the setting, such as `` `ORDERS_URL` ``.
+    /// Renames the setting in the message to the name that the program's user knows, such as `` `ORDERS_URL` ``.
     #[must_use]
     pub fn named(self, setting: impl Into<String>) -> Self {
         Self { setting: setting.into(), ..self }
@@ -35,7 +35,7 @@ pub enum TokenError {
          On your machine, run `vercel env pull` and load its `VERCEL_OIDC_TOKEN`."
     )]
     Missing,
-    /// What was found is no JWT, so it is not sent; or the token file can't be read.
+    /// The text that was found is not a JWT, so it is not sent. Or the token file can't be read.
     #[error("The token {problem}.")]
     Unusable {
         /// Where the token was found, what is wrong with it, and what to do.
@@ -60,7 +60,7 @@ pub enum TokenError {
         /// The exchange's URL, or the audience and the token's claims, for the log only.
         log: String,
     },
-    /// The task that was to get the token ended early.
+    /// The task that gets the token ended early.
     #[error("Getting the token was interrupted. Try again.")]
     Interrupted,
 }
@@ -77,7 +77,7 @@ impl TokenError {
     }
 }
 
-/// Why a call brought no answer, or not the one that was wanted.
+/// Why a call brought no usable answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ApiError {
     /// There is no token.
@@ -86,7 +86,7 @@ pub enum ApiError {
     /// The path could leave the base URL, or the body can't be written as JSON. Nothing was sent.
     #[error("The request was not sent, because its {0}.")]
     Request(&'static str),
-    /// No connection, or one that ended before an answer came.
+    /// There was no connection, or the connection ended before an answer came.
     #[error("The API can't be reached ({cause}). Check the base URL, and that the API runs.")]
     Unreachable {
         /// Why not.

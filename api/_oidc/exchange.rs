@@ -1,4 +1,4 @@
-//! One token for each audience: Vercel exchanges the function's token for one that only the named API accepts.
+//! One token for each audience: Vercel exchanges the function's token for a token that only the named API accepts.
 //!
 //! Guarantees: one exchange at a time for a token and an audience; at most 1000 results are cached, each until shortly
 //! before it expires. Vercel decides who may request which audience.

@@ -1,8 +1,8 @@
 //! JSON that others wrote: tokens, answers, files.
 //!
-//! Guarantees: only a JSON object is read (serde fills a struct from an array too), a member occurs once, and a string is
-//! never read by way of `serde_json::Value`, where some of serde_json's features read an object with a magic key as a
-//! string.
+//! Guarantees: only a JSON object is read, because serde also fills a struct from an array; a member occurs once; no
+//! string is read through `serde_json::Value`, because some of serde_json's features make `Value` read an object with a
+//! magic key as a string.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};

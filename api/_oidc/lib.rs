@@ -1,8 +1,7 @@
 //! Gets a Vercel Function's own OIDC token and calls APIs with it.
 //!
-//! Vercel signs a token for each request to a function that says which team, project and environment the function
-//! belongs to. An API can verify that token, so function and API need no shared secret. See
-//! <https://vercel.com/docs/oidc>.
+//! With each request, Vercel gives a function a signed token that names the function's team, project and environment.
+//! An API can verify that token, so function and API need no shared secret. See <https://vercel.com/docs/oidc>.
 //!
 //! A function that posts an order:
 //!
@@ -43,13 +42,13 @@
 //!
 //! - [`Tokens::get`] finds the function's own token: in the request's headers, else in the file or the variable that
 //!   Vercel's tools set. In development, an expired token is refreshed with the Vercel CLI.
-//! - [`Tokens::get_for`] exchanges that token for one with a narrower audience, so that an API can't use it elsewhere.
-//!   Results are cached, and requests that come together share one exchange.
+//! - [`Tokens::get_for`] exchanges that token for a token with a narrower audience. An API that receives the new token
+//!   can't use it at another API. Results are cached, and requests that come together share one exchange.
 //! - [`Api`] sends a request with the token. The token goes to the base URL's origin only: redirects are not followed,
 //!   a path can't leave the base URL, and plain `http` is for loopback hosts only.
-//! - Every error says what is wrong and what to do. The message is for anyone to see; `log_detail` adds what only the
-//!   operator may see, such as the token's claims. Neither holds a token. Of what other programs say, only an API's short
-//!   error code is shown.
+//! - Every error says what is wrong and what to do. Anyone may see the message. `log_detail` adds what only the
+//!   operator may see, such as the token's claims. Neither holds a token. The only text of another program in either is
+//!   an API's short error code.
 //!
 //! # What it does not do
 //!

@@ -1,8 +1,8 @@
-//! A development token that has expired: the Vercel CLI is asked for a new one.
+//! Refreshes an expired development token with the Vercel CLI.
 //!
-//! Guarantees: only if `VERCEL_ENV` is absent or `development`; no shell, and no id that the CLI could mistake for an
-//! option or a path; one CLI at a time, which gets 20 seconds and may print 64 KiB. Nothing that the CLI says is shown:
-//! the error gives the command to run by hand.
+//! Guarantees: this happens only if `VERCEL_ENV` is absent or `development`; no shell runs, and no id is passed that
+//! the CLI could mistake for an option or a path; one CLI process runs at a time, for at most 20 seconds, and may print
+//! 64 KiB. The CLI's output is not shown: the error gives the command to run by hand.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
 const PROGRAM: &str = if cfg!(windows) { "vercel.cmd" } else { "vercel" };
 
-/// One project, and another if the folder is linked anew.
+/// Two projects: the current one, and another if the folder is linked again.
 pub(crate) const CAPACITY: usize = 2;
 
 /// The token itself, or a new one if it has expired or will within a minute.
@@ -54,8 +54,8 @@ fn expired(token: &Token, problem: &str, log: String) -> TokenError {
     TokenError::Expired { problem, log }
 }
 
-/// Whether a new token is due. One that came with the request was made for it, and one whose expiry can't be read is
-/// sent as it is.
+/// Whether a new token is due. A token from the request's headers is never refreshed, because Vercel sends a new one. A
+/// token whose expiry can't be read is sent as it is.
 fn is_due(token: &Token, now: SystemTime) -> bool {
     matches!(token.source(), Source::File | Source::Variable)
         && token.unverified_expiry().is_some_and(|expiry| expiry <= now + MARGIN)
@@ -137,7 +137,8 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
     let work = async {
         let mut output = Vec::new();
         if let Some(stdout) = stdout {
-            // At the limit the pipe closes, so that the program ends. The exit status tells of an error before that.
+            // At the limit, the pipe closes, so the program ends. A read error is ignored: the exit status shows a
+            // failure.
             let _ = stdout.take(MAX_OUTPUT_BYTES).read_to_end(&mut output).await;
         }
         (output, child.wait().await)
@@ -156,7 +157,7 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
     if expiry.is_some_and(|expiry| expiry <= SystemTime::now()) {
         return Err(failed("from the Vercel CLI has already expired. Check this machine's clock", ""));
     }
-    // A clock at the beginning of time has no minute before it.
+    // The first minute that the system can represent has no minute before it.
     let until = expiry.and_then(|expiry| expiry.checked_sub(MARGIN));
     Ok((token, until))
 }

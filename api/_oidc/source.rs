@@ -1,7 +1,7 @@
 //! Where the function's own token is: a header of the request, a file, or a variable.
 //!
-//! Guarantees: the first source that is set is used, and one that holds no usable token is an error instead of a
-//! fallback. Only a regular file of at most 64 KiB is read, symbolic links followed. See
+//! Guarantees: the first source that is set is used. If this source holds no usable token, that is an error, and no
+//! other source is tried. Only a regular file of at most 64 KiB is read, symbolic links followed. See
 //! <https://vercel.com/docs/oidc>.
 
 use std::fs::File;
@@ -28,8 +28,8 @@ pub(crate) struct Environment {
     pub(crate) file: Option<PathBuf>,
     /// `VERCEL_OIDC_TOKEN`.
     pub(crate) variable: Option<String>,
-    /// The last token that was found. Vercel gives a function the same token for many requests, and checking its form at
-    /// each of them would be a sixth of the instructions of a call.
+    /// The last token that was found. Vercel gives a function the same token for many requests, and checking the
+    /// token's form at each request would take a sixth of the instructions of a call.
     pub(crate) last: Mutex<Option<Token>>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn find(headers: &HeaderMap, environment: &Environment) -> Resu
     environment.parse(text.as_bytes(), Source::Variable)
 }
 
-/// Reads a small file that another program writes, on a thread where that may take its time.
+/// Reads a small file that another program writes, on a thread for blocking work.
 pub(crate) async fn read_file(path: PathBuf) -> io::Result<Vec<u8>> {
     tokio::task::spawn_blocking(move || read_now(&path)).await?
 }

@@ -1,4 +1,4 @@
-//! A token: where it was found, whether it has the form of a JWT, and what can be read in it without trusting it.
+//! A token: its source, its form, and its unverified claims.
 //!
 //! Guarantees: a [`Token`] has the form of a JWT, shows as `***` in every `Debug`, and can be sent as one header value.
 //! Only the API can tell whether a token is genuine, so everything that is read here is called unverified.
@@ -29,7 +29,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Reads a token's text, without the white space around it. The error is the likely slip.
+    /// Reads a token's text, without the white space around it. The error names the likely mistake.
     pub(crate) fn parse(text: &str, source: Source) -> Result<Self, &'static str> {
         let text = text.trim();
         if is_jwt(text) { Ok(Self { text: text.into(), source }) } else { Err(slip(text)) }
@@ -40,7 +40,7 @@ impl Token {
         &self.text
     }
 
-    /// Where the function's own token was found. An exchanged token has the source of the token it was exchanged for.
+    /// Where the function's own token was found. An exchanged token has the source of the function's own token.
     pub fn source(&self) -> Source {
         self.source
     }
@@ -53,7 +53,7 @@ impl Token {
         value
     }
 
-    /// The `exp` claim, not verified: good for noticing that a new token is due, and for nothing else.
+    /// The `exp` claim, not verified. Its only use is to decide whether a new token is due.
     pub(crate) fn unverified_expiry(&self) -> Option<SystemTime> {
         let seconds = self.unverified_claims().exp?.max(0.0);
         UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
@@ -78,7 +78,7 @@ fn is_jwt(text: &str) -> bool {
     let [header, payload, signature] = parts[..] else { return false };
     let is_base64url = |part: &str| {
         let is_of_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        // Four characters hold three bytes, so one more holds none.
+        // Four characters encode three bytes, and a single remaining character encodes none.
         !part.is_empty() && part.len() % 4 != 1 && part.bytes().all(is_of_alphabet)
     };
     let claims = || json::object::<IgnoredAny>(&BASE64URL.decode(payload).ok()?);
@@ -123,7 +123,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why a text is no JWT, as far as one can tell: a common slip, or none of them.
+/// Why a text is no JWT: the common mistake that it looks like, if there is one.
 fn slip(text: &str) -> &'static str {
     let is_quote = |c: char| matches!(c, '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{2018}' | '\u{2019}');
     let is_name_character = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -134,7 +134,7 @@ fn slip(text: &str) -> &'static str {
     } else if before_equals.is_some_and(|before| !before.is_empty() && before.chars().all(is_name_character)) {
         "it begins with a name and `=`"
     } else if text.starts_with(is_quote) || text.ends_with(is_quote) {
-        // As `docker --env-file .env.local` keeps them.
+        // `docker --env-file .env.local` keeps the quotes.
         "it has quotes around it"
     } else if first_word.eq_ignore_ascii_case("bearer") {
         "it begins with `Bearer`"
@@ -145,7 +145,7 @@ fn slip(text: &str) -> &'static str {
     }
 }
 
-/// Claims that nobody has verified.
+/// Claims whose signature is not verified.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct UnverifiedClaims {

@@ -16,7 +16,8 @@ use crate::source::{self, Environment};
 use crate::token::Token;
 use crate::url;
 
-/// Gets the function's tokens. A program needs one for its whole lifetime. Clones are cheap and share their caches.
+/// Gets the function's tokens. A program needs one `Tokens` for its whole lifetime. Clones are cheap and share their
+/// caches.
 ///
 /// ```no_run
 /// # async fn example(headers: http::HeaderMap) -> Result<(), Box<dyn std::error::Error>> {
@@ -49,7 +50,7 @@ impl Tokens {
     /// | `VERCEL_OIDC_TOKEN_FILE`, `VERCEL_OIDC_TOKEN` | where the token is if no request header has it |
     /// | `VERCEL_ENV` | an expired token is refreshed only if this is absent or `development` |
     /// | `VERCEL_URL` | this deployment's host, for [`Api`](crate::Api)'s header for Deployment Protection |
-    /// | `OIDC_TOKEN_EXCHANGE_URL` | another exchange than Vercel's, for tests |
+    /// | `OIDC_TOKEN_EXCHANGE_URL` | the URL of an exchange other than Vercel's, for tests |
     ///
     /// # Errors
     ///
@@ -82,7 +83,7 @@ impl Tokens {
     ///
     /// # Errors
     ///
-    /// There is no token, it has not the form of a JWT, or it has expired and can't be refreshed.
+    /// There is no token, the token does not have the form of a JWT, or it has expired and can't be refreshed.
     pub async fn get(&self, headers: &HeaderMap) -> Result<Token, TokenError> {
         let token = source::find(headers, &self.0.environment).await?;
         refresh::if_due(token, self.0.may_refresh, &self.0.refreshed).await
