@@ -28,7 +28,7 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a request's body may pause.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The application: a router, and a last look at its answers.
+/// The application: a router, and a function that every answer passes at the end.
 pub type App = MapResponse<Router, fn(Response) -> Response>;
 
 /// Puts the guard, the limits and the log around these routes, and adds the open ones.
@@ -71,8 +71,8 @@ async fn healthz() -> impl IntoResponse {
     NO_STORE
 }
 
-/// Ready while usable keys are held. If the keys are not fresh, this starts a fetch, because without traffic no token
-/// does.
+/// Ready while usable keys are held. If the keys are not fresh, this starts a fetch, because without traffic no request
+/// starts one.
 async fn readyz(State(verifier): State<Arc<Verifier>>) -> Result<impl IntoResponse, Problem> {
     let now = SystemTime::now();
     if verifier.keys().ready(now).await {
@@ -97,7 +97,7 @@ async fn method_not_allowed() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// A panic fails one request. Its message is in the log.
+/// A panic fails one request. The panic's message is in the log.
 fn panicked(_: Box<dyn Any + Send>) -> Response {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "This API failed. The cause is in its log.")
         .into_response()

@@ -28,16 +28,16 @@ use tower::ServiceExt;
 
 use crate::app::App;
 
-/// Idle time and an incomplete head together. Load balancers and clients keep idle connections for 60 s by default.
-/// They must close first, or their next request meets a closed connection.
+/// Limits the idle time and the time for a head together. Load balancers and clients keep idle connections for 60 s by
+/// default. They must close first, or their next request meets a closed connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that reads nothing for 10 s is gone or hostile.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Well above a token of 8 KiB and the headers of proxies. This times the number of connections bounds the memory for
-/// heads.
+/// Well above a token of 8 KiB and the headers of proxies. The memory for all heads is at most this limit times the
+/// number of connections.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// How much of an unread body is read after the answer. If a connection is closed with unread bytes,
-/// the system resets it, and the client loses the answer (RFC 9112, section 9.6).
+/// How much of an unread body is read after the answer. If a connection is closed with unread bytes, the system resets
+/// the connection, and the client loses the answer (RFC 9112, section 9.6).
 const MAX_DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -46,7 +46,7 @@ pub(crate) struct Activity {
     phase: Mutex<Phase>,
     /// An answer was given to a request whose body was not read to its end.
     left_body_unread: AtomicBool,
-    /// Told each time that the connection becomes idle.
+    /// Notified each time the connection becomes idle.
     became_idle: Arc<Notify>,
 }
 
@@ -66,7 +66,7 @@ impl Activity {
         Self { phase, left_body_unread: AtomicBool::new(false), became_idle }
     }
 
-    /// When the connection became idle; nothing while a request is in flight or an answer is being written.
+    /// When the connection became idle. `None` while a request is in flight or an answer is being written.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         match self.phase() {
             Phase::Idle { since } => Some(since),
@@ -90,8 +90,8 @@ impl Activity {
         }
     }
 
-    /// Ends when the connection has been idle for [`IDLE_TIMEOUT`]. A request does not reset the timer: when it fires,
-    /// it waits for the time that is left.
+    /// Ends when the connection has been idle for [`IDLE_TIMEOUT`]. A request does not reset the timer. When the timer
+    /// fires, it is set to the time that is left.
     async fn idle_too_long(&self) {
         loop {
             let end = self.idle_since().unwrap_or_else(Instant::now) + IDLE_TIMEOUT;
@@ -202,7 +202,7 @@ impl Drop for AnswerBody {
     }
 }
 
-/// The client's socket, which notices when an answer is handed over, and drains what is left unread at the end.
+/// The client's socket. It notices when an answer is handed over, and reads the rest of an unread body at the end.
 struct Socket {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
     activity: Arc<Activity>,

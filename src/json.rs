@@ -40,7 +40,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonObject<T> {
             let detail = "The body is not declared as JSON. Send it with `Content-Type: application/json`.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
-        // A declared length needs no wait for the body itself.
+        // If the length is declared, there is no need to wait for the body.
         if declared_length(request.headers()).is_some_and(|length| length > MAX_BODY_BYTES as u64) {
             return Err(payload_too_large());
         }
@@ -73,17 +73,17 @@ fn payload_too_large() -> Problem {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // All of the syntax first: a member of the wrong type must not hide that the rest is not JSON.
+    // Checks the whole syntax first, because a member of the wrong type must not hide that the rest is not JSON.
     let text = str::from_utf8(body).map_err(|error| invalid_json(&error))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| invalid_json(&error))?;
     if !text.trim_ascii_start().starts_with('{') {
         return Err(invalid_body("The body is not a JSON object."));
     }
-    // The syntax is valid, so every error is about the shape, also that of a number that is too large.
+    // The syntax is valid, so every error is about the shape, even if a number is too large.
     serde_json::from_str(text).map_err(|error| invalid_body(&describe(&error)))
 }
 
-/// What is wrong with a member. serde quotes the values it doesn't expect, and the body may hold a secret, so only texts
+/// What is wrong with a member. serde's errors quote unexpected values, and the body may hold a secret. So only errors
 /// that name a member of the expected type are repeated.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();

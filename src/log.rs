@@ -77,7 +77,7 @@ fn dispatch(
     filter: Targets,
     writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
 ) -> Dispatch {
-    // Its internal errors would go to standard error, and could block there.
+    // The layer's internal errors would go to standard error, and could block there.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).log_internal_errors(false);
     let log = tracing_subscriber::registry().with(filter);
     match format {
@@ -86,7 +86,7 @@ fn dispatch(
     }
 }
 
-/// Instead of the default hook, which writes to standard error and can block there.
+/// Logs a panic. The default hook writes to standard error and can block there.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let message = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
@@ -119,7 +119,7 @@ impl Write for Writer {
 }
 
 impl Writer {
-    /// Writes the report past the queue, where it could be dropped itself.
+    /// Writes the report without the queue, because a full queue would drop the report, too.
     fn report_dropped(&mut self) {
         let dropped = self.dropped.get().map_or(0, ErrorCounter::dropped_lines);
         let lines = dropped - self.reported;

@@ -19,7 +19,7 @@ async fn main() {
     let served = serve(settings).await;
     log.finish();
     let code = served.inspect_err(|error| log::print_error(error)).map_or(1, |()| 0);
-    // The end of `main` would wait half a minute for a name resolver that doesn't answer.
+    // A return from `main` would wait up to half a minute for a DNS lookup that gets no answer.
     exit(code)
 }
 

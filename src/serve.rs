@@ -30,7 +30,7 @@ const OTHER_FILES: usize = 64;
 ///
 /// # Errors
 ///
-/// The system refuses its limits on open files, or to listen. An error of a single connection ends only that
+/// The system refuses to raise the limit on open files, or to listen. An error of a single connection ends only that
 /// connection.
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     SockRef::from(&listener).listen(BACKLOG)?;
@@ -48,7 +48,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
         };
         match accepted {
             Ok((stream, _)) => connections.add(stream, app.clone(), graceful.watcher()),
-            // The client is already gone, or the system is short of something: trying again at once would not help.
+            // The client is already gone, or the system is out of files or memory: an immediate retry would not help.
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,8 +1,8 @@
-//! Environment variables in; settings, or every error at once, out.
+//! Reads the settings from environment variables, or reports every error at once.
 //!
 //! The only place that reads the backend's variables. It reads them through a function, so tests don't touch the
-//! environment of the process, and it does no input or output. A value that is set must be valid: a rule that can't be
-//! read is never skipped.
+//! environment of the process. It does no input or output. A value that is set must be valid: a rule that can't be read
+//! is never skipped.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -183,13 +183,13 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
         self.refuse_without_effect(ISSUER_MODE, ISSUER);
         if !self.is_set(TEAM_SLUG) && (issuer.is_none() || audiences.is_none() || subjects.is_none()) {
             let error = format!(
-                "is not set, and is needed unless {ISSUER}, {AUDIENCE} and {SUBJECT} all are: \
-                 set it to your team's slug, as in https://vercel.com/[slug]"
+                "is not set: use your team's slug, as in https://vercel.com/[slug], \
+                 or set {ISSUER}, {AUDIENCE} and {SUBJECT} instead"
             );
             self.report(TEAM_SLUG, error);
         }
         if projects.is_none() && subjects.is_none() {
-            let error = format!("is not set, and is needed unless {SUBJECT} is: set it to the calling project's name");
+            let error = format!("is not set: use the calling project's name, or set {SUBJECT} instead");
             self.report(PROJECT_NAME, error);
         }
         let subjects: Vec<_> = match (subjects, team, projects) {

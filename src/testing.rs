@@ -1,4 +1,5 @@
-//! For tests of routes: the application around them, and tokens of a key that the test holds. Nothing is fetched.
+//! Helpers for tests of routes: the application around the routes, and tokens signed with a test key. Nothing is
+//! fetched.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

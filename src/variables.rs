@@ -1,4 +1,4 @@
-//! Environment variables, read so that every error is reported at once.
+//! Reads environment variables, and collects every error, so that all errors are reported at once.
 //!
 //! A value that can't be read is an error and never counts as unset. Which variables there are and what they mean is in
 //! [`settings`](crate::settings).
@@ -8,7 +8,7 @@ use std::fmt;
 
 use vercel_oidc_verifier::KeySet;
 
-/// Everything that is wrong with the settings: one line each, which begins with the variable's name.
+/// Everything that is wrong with the settings. Each error is one line, which begins with the variable's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError(Vec<String>);
 
@@ -113,7 +113,7 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
         if text.contains(is_odd) || KeySet::from_url(&text).is_err() {
             self.report(
                 name,
-                "must be an https URL without user or fragment (plain http only to 127.0.0.0/8, [::1] or localhost)",
+                "must be an https URL (http only to 127.0.0.0/8, [::1] or localhost), without user or fragment",
             );
         }
         Some(text)

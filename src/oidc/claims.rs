@@ -14,9 +14,9 @@ use crate::strict::{base64url, if_present, if_string, object};
 
 /// The verified claims of a token.
 ///
-/// A registered claim (RFC 7519) of the wrong JSON type makes the whole token invalid, and so does any of these claims
-/// given twice. A claim of Vercel's own (from [`owner`](Self::owner) on) that is not a string counts as absent, so a
-/// rule that needs it refuses the token.
+/// A token is invalid if a registered claim (RFC 7519) has the wrong JSON type, or if a claim with a method here occurs
+/// twice. One of Vercel's own claims (from [`owner`](Self::owner) on) that is not a string counts as absent, so a rule
+/// that needs this claim refuses the token.
 pub struct Claims {
     known: KnownClaims,
     /// The payload as the issuer signed it, for [`custom`](Claims::custom).
@@ -59,7 +59,7 @@ struct KnownClaims {
 }
 
 impl Claims {
-    /// Reads a payload in base64url. The caller of this function has verified its signature.
+    /// Reads a payload in base64url. The caller of this function has verified the signature.
     pub(crate) fn from_signed(payload: &[u8]) -> Result<Self, Invalid> {
         let json = base64url(payload).ok_or(Invalid::MalformedClaims)?;
         let known = object(&json).map_err(|_| Invalid::MalformedClaims)?;

@@ -1,8 +1,8 @@
 //! Why a token is refused, why a key is skipped, why there are no keys.
 //!
-//! [`VerifyError`] is for the caller: its text describes the caller's token and never what would be accepted. That is
-//! in [`VerifyError::accepted`], for the operator's log. The other errors are for the operator alone. No error holds a
-//! token, and what it shows of foreign text is escaped and cut.
+//! [`VerifyError`] is for the caller: its text describes the caller's token and never what would be accepted. What
+//! would be accepted is in [`VerifyError::accepted`], for the operator's log. The other errors are for the operator
+//! alone. No error holds a token. Foreign text in an error is escaped and cut.
 
 use std::fmt;
 use std::time::Duration;
@@ -64,7 +64,7 @@ pub enum Invalid {
     /// The issuer has no usable key of this `kid`.
     #[error("the token's `kid` names no usable key of the issuer: get a new token, and compare the issuer")]
     UnknownKey,
-    /// The signature is not that key's.
+    /// The signature does not match that key.
     #[error("the token's signature is wrong")]
     Signature,
     /// The payload is signed, but its claims don't have the form of RFC 7519.
@@ -125,7 +125,7 @@ pub struct Forbidden {
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The keys can't come from this URL.
-    #[error("not an https URL without user or fragment (plain http is for 127.0.0.0/8, [::1] and localhost)")]
+    #[error("the keys' URL must be https (http only to 127.0.0.0/8, [::1] or localhost), without user or fragment")]
     Url,
     /// The document is not a usable JWK Set.
     #[error(transparent)]
@@ -203,7 +203,7 @@ pub enum Unusable {
     },
 }
 
-/// Why a fetch of the keys failed. The URL is not in it, because it may hold a query.
+/// Why a fetch of the keys failed. The error does not hold the URL, because a query may hold a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
     #[error("no HTTPS client: install the package `ca-certificates`, or set SSL_CERT_FILE")]
@@ -224,7 +224,7 @@ fn parity(odd: bool) -> &'static str {
     if odd { "odd" } else { "even" }
 }
 
-/// Foreign text in a sentence. An attacker may have written it, so control characters are escaped and it is cut.
+/// Foreign text in a sentence. An attacker may have written it, so control characters are escaped and long text is cut.
 struct Shown<'a>(Option<&'a str>);
 
 impl fmt::Display for Shown<'_> {

@@ -15,7 +15,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Vercel's document has about 1 KiB.
 const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
-/// Some firewalls refuse requests without one.
+/// Some firewalls refuse requests without a `User-Agent`.
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// The place of the keys.
@@ -27,7 +27,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// An attacker who can change what the URL answers decides who is accepted, so it is `https`, or loopback.
+    /// An attacker who can change what the URL answers decides who is accepted, so the URL is `https` or loopback.
     pub(crate) fn new(url: &str) -> Result<Self, KeySetError> {
         let url = Url::parse(url).map_err(|_| KeySetError::Url)?;
         let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();

@@ -1,8 +1,8 @@
-//! `Authorization` header in, verified caller out: the guard of an axum application.
+//! The guard of an axum application, which turns the `Authorization` header into a verified caller.
 //!
-//! [`require_token`] guards every route under it, unknown ones included. [`VerifiedCaller`] tells a handler who calls.
-//! The token comes from the `Authorization` header alone (RFC 6750, section 2.1): queries and cookies end up in logs
-//! and caches.
+//! [`require_token`] guards every route inside the layer, and every path without a route. [`VerifiedCaller`] tells a
+//! handler who calls. The token comes from the `Authorization` header alone (RFC 6750, section 2.1): queries and
+//! cookies end up in logs and caches.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -62,8 +62,8 @@ impl<S: Sync> FromRequestParts<S> for VerifiedCaller {
 
 /// Lets verified callers through, and answers all others with a [`Problem`] (RFC 6750, section 3).
 ///
-/// The response to a verified caller carries the [`VerifiedCaller`] in its extensions. No cache stores it (RFC 9111,
-/// section 3.5). If it is a success, its `Server-Timing` says how long the verification took.
+/// The response to a verified caller carries the [`VerifiedCaller`] in its extensions, and `Cache-Control: no-store`.
+/// If the status is 2xx, the header `Server-Timing` says how long the verification took.
 ///
 /// ```
 /// use std::sync::Arc;

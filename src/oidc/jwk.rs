@@ -36,7 +36,7 @@ impl Key {
 
     fn from_jwk(json: &RawValue) -> Result<Self, Unusable> {
         let not_jwk = |error: serde_json::Error| Unusable::NotJwk(error.to_string());
-        // Of a member that is given twice, the last counts (RFC 7517, section 4).
+        // If a member occurs twice, the last value counts (RFC 7517, section 4).
         let mut members: BTreeMap<String, Box<RawValue>> = object(json.get().as_bytes()).map_err(not_jwk)?;
         members.retain(|name, _| MEMBERS.contains(&name.as_str()));
         // jsonwebtoken reads `null` as absent, which would lift a restriction.
@@ -67,7 +67,7 @@ impl Key {
         };
         let (modulus, exponent) = (without_leading_zeros(n), without_leading_zeros(e));
         match size(modulus) {
-            // RFC 7518, section 3.3 asks for 2048 bits or more. aws-lc verifies with no key over 8192 bits.
+            // RFC 7518, section 3.3 asks for 2048 bits or more. aws-lc refuses keys over 8192 bits.
             (2048..=8192, true) => {}
             (bits, odd) => return Err(Unusable::Modulus { bits, odd }),
         }
@@ -76,7 +76,7 @@ impl Key {
             (2..=33, true) => {}
             (bits, odd) => return Err(Unusable::Exponent { bits, odd }),
         }
-        // aws-lc takes no leading zeros.
+        // aws-lc refuses leading zeros.
         Ok(Self { kid, decoding_key: DecodingKey::from_rsa_raw_components(modulus, exponent) })
     }
 }
@@ -94,7 +94,7 @@ fn size(number: &[u8]) -> (usize, bool) {
     }
 }
 
-/// The usable keys of a document, by `kid`. The first of several with the same `kid` counts.
+/// The usable keys of a document, by `kid`. If several keys have the same `kid`, the first counts.
 #[derive(Debug)]
 pub(crate) struct Keys(BTreeMap<String, Arc<Key>>);
 

@@ -1,4 +1,4 @@
-//! The issuer's keys: static, or fetched, kept fresh and replaced.
+//! The issuer's keys: static, or fetched and refreshed.
 //!
 //! [`KeySet`] guarantees: one fetch at a time, shared by all requests that wait for it, and independent of the request
 //! that started it; a bad document never replaces good keys; what an attacker can make this process fetch is bounded.
@@ -91,7 +91,7 @@ impl KeySet {
         Ok(Self(Source::Static(Arc::new(keys))))
     }
 
-    /// Starts a fetch and does not wait for it, unless usable keys are held or the last fetch failed just now.
+    /// Starts a fetch in the background, unless usable keys are held or the last fetch failed just now.
     ///
     /// # Panics
     ///
@@ -183,7 +183,7 @@ struct State {
     backoff: Duration,
     /// When a fetch last ended without a `kid` that a request waited for.
     unknown_kid_at: Option<Moment>,
-    /// The fetch in flight. It is over when the sender is gone.
+    /// The fetch in flight. The fetch has ended when the sender is dropped.
     in_flight: Option<watch::Receiver<()>>,
 }
 
@@ -197,7 +197,7 @@ struct Held {
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     at: Moment,
-    /// How long it holds back the next fetch.
+    /// How long this failure holds back the next fetch.
     hold_back: Duration,
 }
 
@@ -293,8 +293,8 @@ impl State {
         }
     }
 
-    /// Starts the cooldown if a fetch did not bring this `kid`. Without keys, whether the issuer has the `kid` is not
-    /// known.
+    /// Starts the cooldown if a fetch did not bring this `kid`. If no keys are held, it is unknown whether the issuer
+    /// has the `kid`.
     fn record_unknown_kid(&mut self, kid: &str, now: Moment) {
         if self.usable(now).is_some_and(|held| held.keys.get(kid).is_none()) {
             self.unknown_kid_at = Some(now);

@@ -1,7 +1,8 @@
-//! Verifies Vercel OIDC tokens: a token in, its claims or the reason out.
+//! Verifies Vercel OIDC tokens, and returns the claims of a token or the reason why it is refused.
 //!
 //! A Vercel Function proves who it is with a JSON Web Token that Vercel signs. This crate verifies such a token before
-//! an API answers. The two share no secret: the API needs Vercel's public keys, and this crate fetches them.
+//! an API answers. The function and the API share no secret: the API needs only Vercel's public keys, which this crate
+//! fetches.
 //!
 //! ```no_run
 //! use std::time::SystemTime;
@@ -27,14 +28,14 @@
 //!    algorithm (`none`, HMAC with a public key as the secret) nor the key (`jwk`, `jku`, `x5u`, `x5c`).
 //! 2. The key: the issuer's usable key of that `kid`, from the one URL that was configured.
 //! 3. The signature, by that key.
-//! 4. Issuer, audience and time (RFC 7519, section 4.1). Vercel signs for all its customers, so without
-//!    audience and subject, the API would accept any of them.
+//! 4. Issuer, audience and time (RFC 7519, section 4.1). Vercel signs tokens for all its customers. Without the checks
+//!    of audience and subject, the API would accept the tokens of every customer.
 //! 5. Who calls: the subject, and the ids of team and project.
 //!
 //! # What is not covered
 //!
 //! A token that an attacker has read can be used until it expires: use TLS, and an audience for each API. The crate
-//! limits no caller's rate, and can't revoke a single token.
+//! does not limit how often a caller may call, and can't revoke a single token.
 //!
 //! # Several issuers
 //!

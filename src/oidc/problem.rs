@@ -61,7 +61,7 @@ impl Problem {
         self.0.status
     }
 
-    /// What kind of problem it is.
+    /// The kind of problem, for programs.
     pub fn code(&self) -> &'static str {
         self.0.code
     }

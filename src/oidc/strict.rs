@@ -32,8 +32,8 @@ pub(crate) fn if_present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(member:
 
 /// Reads a string. Any other JSON value counts as absent.
 ///
-/// Not through `serde_json::Value`: with the feature `raw_value`, which any crate of a program can enable, that reads
-/// `{"$serde_json::private::RawValue": "\"acme\""}` as the string `acme`.
+/// This does not use `serde_json::Value`. With the feature `raw_value`, which any crate of a program can enable,
+/// `Value` reads `{"$serde_json::private::RawValue": "\"acme\""}` as the string `acme`.
 pub(crate) fn if_string<'de, D: Deserializer<'de>>(member: D) -> Result<Option<String>, D::Error> {
     Ok(serde_json::from_str(<&RawValue>::deserialize(member)?.get()).ok())
 }

@@ -49,7 +49,8 @@ impl Subject {
     }
 }
 
-/// Linear in the length of the value: each literal is taken at its first place, which leaves the most for the next.
+/// Takes time linear in the length of the value. Each literal is matched at its first place, which leaves the longest
+/// rest for the next literal.
 fn field_matches(pattern: &str, value: &str) -> bool {
     let mut literals = pattern.split('*');
     let Some(mut rest) = literals.next().and_then(|first| value.strip_prefix(first)) else {

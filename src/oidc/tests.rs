@@ -1,4 +1,4 @@
-//! The whole verifier: a token in, its claims or the exact reason out. Also the cache of verified tokens.
+//! Tests of the whole verifier and of its cache, with the exact reason for each refusal.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

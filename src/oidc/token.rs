@@ -25,7 +25,7 @@ pub(crate) struct UnverifiedToken<'t> {
     pub(crate) unverified_kid: String,
 }
 
-/// The members of a header that count. jsonwebtoken's own header type ignores `crit` and accepts any `typ`. `jwk`,
+/// The members of a header that are read. jsonwebtoken's own header type ignores `crit` and accepts any `typ`. `jwk`,
 /// `jku`, `x5u` and `x5c` are not read, so that no key comes from the token itself.
 #[derive(Deserialize)]
 struct Header {
@@ -75,7 +75,7 @@ impl<'t> UnverifiedToken<'t> {
 
 /// Reads `iss` without verifying anything, to choose between the verifiers of several issuers.
 ///
-/// The token may be forged: use the result to choose one of your verifiers, and never fetch a URL that it names.
+/// The token may be forged: use the result to choose one of your verifiers, and never fetch a URL from the token.
 pub fn unverified_issuer(token: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Issuer {

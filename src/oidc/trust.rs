@@ -1,7 +1,7 @@
 //! Whom this API trusts: which issuer, audience, time and subject it accepts.
 //!
-//! Pure functions of the claims, the rules and the time. [`Claims`] exist only for a verified signature. Rules: RFC
-//! 7519, section 4.1. Names: <https://vercel.com/docs/oidc/reference>.
+//! Pure functions of the claims, the rules and the time. [`Claims`] exist only if the signature is verified. The rules
+//! are in RFC 7519, section 4.1. The names are in <https://vercel.com/docs/oidc/reference>.
 
 use std::fmt;
 use std::slice::from_ref;
@@ -100,8 +100,8 @@ impl Trust {
         Self { leeway, ..self }
     }
 
-    /// Whether no id is checked. A team slug or a project name that is given up can be taken by someone else, whose
-    /// tokens then have the same `iss`, `aud` and `sub`.
+    /// Whether trust rests on names alone, because no id is checked. A team slug or a project name that is given up can
+    /// be taken by someone else, whose tokens then have the same `iss`, `aud` and `sub`.
     pub fn rests_on_names(&self) -> bool {
         match self.callers {
             Callers::Named { .. } => self.owner_ids.is_none() && self.project_ids.is_none(),

@@ -1,7 +1,7 @@
-//! A token in, its claims or the reason out.
+//! All checks of a token, in order.
 //!
-//! [`Verifier`] puts the checks in order: the form, the key, the signature, the rules. It accepts a token only if all of them
-//! pass, and it checks time and key again for a cached token.
+//! The order is form, key, signature, rules. [`Verifier`] accepts a token only if all checks pass. For a cached token,
+//! [`Verifier`] checks the time and the key again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::key_set::{KeySet, NoKey};
 use crate::token::UnverifiedToken;
 use crate::trust::Trust;
 
-/// A function's token is about 1 KiB and serves for up to 45 minutes. So this many take some 30 MB.
+/// Vercel gives a function the same token for up to 45 minutes. A cached token and its claims take about 3 KiB, so this
+/// many take about 30 MB.
 const DEFAULT_CACHED_TOKENS: usize = 10_000;
 
 /// Verifies tokens with one issuer's keys and one set of rules.
