@@ -170,7 +170,7 @@ for (const [name, answer, times, expected] of [
 }
 
 for (const [name, json] of [
-  ["an object in objects", { a: { b: { c: { d: 1 } } }, empty: {}, no: null }],
+  ["an object in objects", { a: { b: { c: { d: { e: { f: { g: 1 } } } } } }, empty: {}, no: null }],
   ["an array", [1, "two", { three: 3 }]],
   ["a text", "hello"],
   ["a number", 42],
@@ -182,7 +182,7 @@ for (const [name, json] of [
     await press(page, primary(page));
     const shown = await panel(page).innerText();
     assert.match(shown, /^The backend answered/);
-    const expected = typeof json === "object" && json !== null && !Array.isArray(json) ? ["a", "b", "c", '{"d":1}', "{}", "null"] : texts(json);
+    const expected = typeof json === "object" && json !== null && !Array.isArray(json) ? ["a", "b", "c", "d", "e", '{"g":1}', "{}", "null"] : texts(json);
     for (const text of expected) assert(shown.includes(text), `${text} is in ${shown}`);
   });
 }
