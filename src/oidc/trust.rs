@@ -127,12 +127,13 @@ impl Trust {
     }
 
     fn check_issuer(&self, claims: &Claims) -> Result<(), Invalid> {
-        let (is_accepted, accepted) = match &self.callers {
-            Callers::Named { issuer, .. } => (claims.iss() == Some(issuer), issuer.clone()),
-            Callers::SameProject { .. } => (claims.iss().is_some_and(is_vercel_issuer), vercel_issuer("TEAM")),
-        };
-        let refusal = || Invalid::Issuer { found: claims.iss().map(String::from), accepted };
-        if is_accepted { Ok(()) } else { Err(refusal()) }
+        let refusal = |accepted| Err(Invalid::Issuer { found: claims.iss().map(String::from), accepted });
+        match &self.callers {
+            Callers::Named { issuer, .. } if claims.iss() == Some(issuer) => Ok(()),
+            Callers::SameProject { .. } if claims.iss().is_some_and(is_vercel_issuer) => Ok(()),
+            Callers::Named { issuer, .. } => refusal(issuer.clone()),
+            Callers::SameProject { .. } => refusal(vercel_issuer("TEAM")),
+        }
     }
 
     fn check_audience(&self, claims: &Claims) -> Result<(), Invalid> {
