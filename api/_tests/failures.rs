@@ -102,15 +102,15 @@ async fn an_answer_that_breaks_off_is_the_backends_error() {
 
 #[tokio::test]
 async fn a_backend_that_can_not_be_reached_is_told_from_one_that_errs() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let function = Function::start(&[("BACKEND_URL", &format!("http://{nobody}/v1"))]).await;
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let function = Function::start(&[("BACKEND_URL", &format!("http://{unused}/v1"))]).await;
     let answer = function.call_with(TOKEN).await;
     let detail = answer.is_problem(502, "backend_unreachable");
     assert!(detail.contains("connection refused") && detail.contains("`BACKEND_URL`"), "{detail}");
     assert_eq!(answer.json().get("backend_status"), None);
     // The address is in the log only.
     let printed = function.stop().await;
-    let address = nobody.to_string();
+    let address = unused.to_string();
     assert!(printed.contains(&format!("url=`http://{address}/v1`")) && !answer.text.contains(&address), "{printed}");
 
     let rude = Stub::start(|_, _| ready(Reply::Close(Vec::new()))).await;
