@@ -32,7 +32,10 @@ impl Settings {
             (Ok(tokens), Ok(api)) => {
                 let audience = variable("BACKEND_AUDIENCE");
                 // For calls that leave the token to `api`. The demo's own call exchanges by itself, to time each step.
-                let api = audience.iter().fold(api, |api, audience| api.with_audience(audience));
+                let api = match &audience {
+                    Some(audience) => api.with_audience(audience),
+                    None => api,
+                };
                 Ok(Target { tokens, api, audience })
             }
             (tokens, api) => {
