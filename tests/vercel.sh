@@ -20,6 +20,9 @@ cli_version=60.1.3
 detectors_version=7.7.3 frameworks_version=3.34.0
 vercel=$cli_folder/node_modules/.bin/vercel
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} VERCEL_TELEMETRY_DISABLED=1
+# The release profile makes small and fast binaries. Nothing here depends on that, and without it, building takes half as
+# long.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 # Vercel's machines have none of these variables.
 unset "${!OIDC_@}" "${!BACKEND_@}" "${!VERCEL_OIDC_@}" VERCEL_ENV VERCEL_PROJECT_ID VERCEL_TARGET_ENV VERCEL_URL HOST PORT RUST_LOG LOG_FORMAT
 
