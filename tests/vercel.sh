@@ -20,9 +20,9 @@ cli_version=60.1.3
 detectors_version=7.7.3 frameworks_version=3.34.0
 vercel=$cli_folder/node_modules/.bin/vercel
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} VERCEL_TELEMETRY_DISABLED=1
-# The release profile makes small and fast binaries. Nothing here depends on that, and without it, building takes half as
-# long.
-export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+# Building without link-time optimisation takes half as long, and nothing here depends on it. `s` is the level that
+# Cargo.toml sets for the largest crates, so that the project without this Cargo.toml shares them.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=s CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_STRIP=none
 # Vercel's machines have none of these variables.
 unset "${!OIDC_@}" "${!BACKEND_@}" "${!VERCEL_OIDC_@}" VERCEL_ENV VERCEL_PROJECT_ID VERCEL_TARGET_ENV VERCEL_URL HOST PORT RUST_LOG LOG_FORMAT
 
@@ -179,7 +179,10 @@ if [[ "$(installed_version vercel) $(installed_version @vercel/fs-detectors) $(i
     npm install --prefix "$cli_folder" --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
         "vercel@$cli_version" "@vercel/fs-detectors@$detectors_version" "@vercel/frameworks@$frameworks_version"
 fi
-cargo build --quiet --locked --manifest-path "$root/Cargo.toml" -p local --examples
+# `vercel dev` runs `cargo metadata` without a network, which needs the crates of all systems.
+cargo fetch --quiet --locked --manifest-path "$root/Cargo.toml"
+# All examples, as `cargo test` builds them: `-p local` alone turns other features on, and compiles most crates again.
+cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --examples
 coproc issuer { exec "${inside[@]}" "$CARGO_TARGET_DIR/debug/examples/issuer"; }
 running+=("$issuer_PID")
 read -r issuer_url <&"${issuer[0]}"
