@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower::ServiceBuilder;
@@ -37,23 +37,27 @@ pub type App = MapResponse<Router, fn(Response) -> Response>;
 ///
 /// The routes already have `/healthz` or `/readyz`.
 pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
-    let guard = from_fn_with_state(verifier.clone(), require_token);
     let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
         ServiceBuilder::new()
-            .layer(from_fn(observe))
+            .layer(from_fn_with_state(verifier.clone(), guard_and_observe))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-            .layer(guard.clone())
             .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT)),
     );
+    let guard = from_fn_with_state(verifier.clone(), require_token);
     let open = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(verifier)
         .method_not_allowed_fallback(method_not_allowed.layer(guard))
-        .layer(from_fn(observe));
+        .layer(from_fn(async |request, next: Next| observe(request, |request| next.run(request)).await));
     // Around the router, because it adds `Allow` outside of its layers.
     MapResponse::new(protected.merge(open), hide_methods)
+}
+
+/// One layer for both, because each `from_fn` layer boxes and clones all that is inside of it.
+async fn guard_and_observe(verifier: State<Arc<Verifier>>, request: Request, next: Next) -> Response {
+    observe(request, |request| require_token(verifier, request, next)).await
 }
 
 /// Only the answer to a verified caller says which methods a path has.

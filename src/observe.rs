@@ -7,25 +7,26 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::HeaderMap;
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
 use vercel_oidc_verifier::{Problem, VerifiedCaller};
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
 /// A `traceparent` has 55 characters (W3C Trace Context), an `x-vercel-id` less than 100. The signature of a token
 /// alone has 342.
 const MAX_HEADER_BYTES: usize = 128;
 /// Longer than any `sub` of Vercel's: owner, project and environment have at most 100 characters each.
 const MAX_CLAIM_CHARS: usize = 400;
 
-/// Logs what is answered to this request.
-pub async fn observe(request: Request, next: Next) -> Response {
+/// Answers this request with `answer`, and logs what is answered.
+pub async fn observe<F: Future<Output = Response>>(request: Request, answer: impl FnOnce(Request) -> F) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let traceparent = short_header(request.headers(), "traceparent");
-    let x_vercel_id = short_header(request.headers(), "x-vercel-id");
-    let response = next.run(request).await;
+    let traceparent = short_header(request.headers(), TRACEPARENT);
+    let x_vercel_id = short_header(request.headers(), X_VERCEL_ID);
+    let response = answer(request).await;
     let problem = response.extensions().get::<Problem>();
     let caller = response.extensions().get::<VerifiedCaller>();
     macro_rules! log {
@@ -56,7 +57,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
 }
 
 /// A header's value, unless it is long enough to hold a token or to fill the log.
-fn short_header(headers: &HeaderMap, name: &str) -> Option<String> {
+fn short_header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
     (value.len() <= MAX_HEADER_BYTES).then(|| value.to_owned())
 }
