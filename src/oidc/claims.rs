@@ -60,7 +60,7 @@ struct KnownClaims {
 
 impl Claims {
     /// Reads a payload in base64url. The caller of this function has verified the signature.
-    pub(crate) fn from_signed(payload: &[u8]) -> Result<Self, Invalid> {
+    pub(crate) fn from_signed(payload: &str) -> Result<Self, Invalid> {
         let json = base64url(payload).ok_or(Invalid::MalformedClaims)?;
         let known = object(&json).map_err(|_| Invalid::MalformedClaims)?;
         Ok(Self { known, json })
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     fn claims(json: &str) -> Result<Claims, Invalid> {
-        Claims::from_signed(BASE64_URL_SAFE_NO_PAD.encode(json).as_bytes())
+        Claims::from_signed(&BASE64_URL_SAFE_NO_PAD.encode(json))
     }
 
     #[test]

@@ -285,7 +285,7 @@ mod tests {
             claims[name] = value.clone();
         }
         claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-        Claims::from_signed(BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()).as_bytes()).unwrap()
+        Claims::from_signed(&BASE64_URL_SAFE_NO_PAD.encode(claims.to_string())).unwrap()
     }
 
     #[track_caller]
