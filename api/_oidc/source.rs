@@ -9,15 +9,17 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::error::{TokenError, path_for_log};
 use crate::token::{Source, Token};
 
 /// The header that Vercel documents, then the one that Vercel hands to a runtime. Other languages' runtimes rename it,
 /// the Rust runtime does not.
-const HEADERS: [(&str, Source); 2] =
-    [("x-vercel-oidc-token", Source::Header), ("x-vercel-internal-oidc-token", Source::InternalHeader)];
+const HEADERS: [(HeaderName, Source); 2] = [
+    (HeaderName::from_static("x-vercel-oidc-token"), Source::Header),
+    (HeaderName::from_static("x-vercel-internal-oidc-token"), Source::InternalHeader),
+];
 /// A token has about 2 KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
@@ -56,7 +58,7 @@ impl Environment {
 /// Finds the function's own token.
 pub(crate) async fn find(headers: &HeaderMap, environment: &Environment) -> Result<Token, TokenError> {
     for (name, source) in HEADERS {
-        let mut values = headers.get_all(name).iter();
+        let mut values = headers.get_all(&name).iter();
         if let Some(value) = values.find(|value| !value.as_bytes().trim_ascii().is_empty()) {
             return environment.parse(value.as_bytes(), source);
         }
@@ -194,6 +196,9 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert_eq!(read(&link).unwrap(), b"text");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        // A reader without the check would wait for a writer. This writer makes the test fail instead.
+        let writer = pipe.clone();
+        std::thread::spawn(move || std::fs::write(writer, "text"));
         assert_eq!(read(&pipe), Err("is not a regular file".to_owned()));
         std::fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(&pipe, &link).unwrap();
