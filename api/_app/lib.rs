@@ -54,7 +54,7 @@ impl Caller {
     async fn call(&self, headers: &HeaderMap, timing: &mut Timing) -> Result<Response<String>, Failure> {
         let target = self.settings.target()?;
         let mut token = target.tokens.get(headers).await.map_err(ApiError::Token)?;
-        timing.add("token", &format!(";desc={}", token.source()));
+        timing.add("token", format_args!(";desc={}", token.source()));
         if let Some(audience) = &target.audience {
             token = target.tokens.exchange(&token, audience).await.map_err(ApiError::Token)?;
             timing.add("exchange", "");

@@ -1,5 +1,6 @@
 //! `Server-Timing`: how long each step of a call took (W3C Server Timing).
 
+use std::fmt::{self, Write as _};
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -8,31 +9,40 @@ const NAME: HeaderName = HeaderName::from_static("server-timing");
 
 /// The header's entries. Each step begins when the one before has ended, so that no time is left out.
 pub(crate) struct Timing {
-    entries: Vec<String>,
+    value: String,
     step_began: Instant,
 }
 
 impl Timing {
     /// Begins the first step.
     pub(crate) fn start() -> Self {
-        Self { entries: Vec::new(), step_began: Instant::now() }
+        Self { value: String::with_capacity(128), step_began: Instant::now() }
     }
 
     /// Adds the step that ends now, with more parameters, such as `;desc=file`.
-    pub(crate) fn add(&mut self, name: &str, parameters: &str) {
-        let milliseconds = self.step_began.elapsed().as_micros() as f64 / 1000.0;
-        self.step_began = Instant::now();
-        self.entries.push(format!("{name};dur={milliseconds}{parameters}"));
+    pub(crate) fn add(&mut self, name: &str, parameters: impl fmt::Display) {
+        let now = Instant::now();
+        let microseconds = (now - self.step_began).as_micros() as u64;
+        self.step_began = now;
+        self.push(format_args!("{name};dur={}.{:03}{parameters}", microseconds / 1000, microseconds % 1000));
     }
 
     /// Adds the time that the backend took to verify the token, if it is known.
     pub(crate) fn add_verify(&mut self, milliseconds: Option<f64>) {
-        self.entries.extend(milliseconds.map(|milliseconds| format!("verify;dur={milliseconds}")));
+        if let Some(milliseconds) = milliseconds {
+            self.push(format_args!("verify;dur={milliseconds}"));
+        }
+    }
+
+    fn push(&mut self, entry: fmt::Arguments<'_>) {
+        let separator = if self.value.is_empty() { "" } else { ", " };
+        // Writing to a `String` never fails.
+        let _ = write!(self.value, "{separator}{entry}");
     }
 
     pub(crate) fn write_to(self, headers: &mut HeaderMap) {
-        if !self.entries.is_empty()
-            && let Ok(value) = HeaderValue::try_from(self.entries.join(", "))
+        if !self.value.is_empty()
+            && let Ok(value) = HeaderValue::try_from(self.value)
         {
             headers.insert(NAME, value);
         }

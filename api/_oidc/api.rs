@@ -6,13 +6,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::client::{self, Failed, MAX_BYTES, TIMEOUT, encoding};
+use crate::client::{self, Failed, MAX_BYTES, encoding};
 use crate::error::{ApiError, Misconfigured, explain};
 use crate::json::{self, if_valid};
 use crate::token::Token;
@@ -49,7 +49,8 @@ pub struct Api {
     is_on_vercel: bool,
     tokens: Tokens,
     audience: Option<String>,
-    timeout: Duration,
+    /// `None` for the default of the clients.
+    timeout: Option<Duration>,
     max_bytes: usize,
 }
 
@@ -63,7 +64,7 @@ impl Api {
     pub fn new(base_url: &str, tokens: Tokens) -> Result<Self, Misconfigured> {
         let base = parse_base(base_url)?;
         let is_on_vercel = is_on_vercel(&base, tokens.0.own_host.as_deref());
-        Ok(Self { base, is_on_vercel, tokens, audience: None, timeout: TIMEOUT, max_bytes: MAX_BYTES })
+        Ok(Self { base, is_on_vercel, tokens, audience: None, timeout: None, max_bytes: MAX_BYTES })
     }
 
     /// Exchanges the token for one with this audience before each call. Results are cached.
@@ -75,7 +76,7 @@ impl Api {
     /// The time that a call may take, the answer's body included.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout: Some(timeout), ..self }
     }
 
     /// The most bytes that an answer may have, also if it is read chunk by chunk.
@@ -162,22 +163,19 @@ fn is_on_vercel(base: &Url, own_host: Option<&str>) -> bool {
 pub struct ApiRequest<'a> {
     api: &'a Api,
     incoming: &'a HeaderMap,
-    method: Method,
-    url: Result<Url, ApiError>,
-    headers: HeaderMap,
-    body: Vec<u8>,
+    request: Result<reqwest::Request, ApiError>,
     token: Option<Token>,
 }
 
 impl<'a> ApiRequest<'a> {
     fn new(api: &'a Api, method: Method, incoming: &'a HeaderMap, url: Result<Url, ApiError>) -> Self {
-        Self { api, incoming, method, url, headers: HeaderMap::new(), body: Vec::new(), token: None }
+        Self { api, incoming, request: url.map(|url| reqwest::Request::new(method, url)), token: None }
     }
 
     /// Adds a parameter to the query. Both parts are encoded.
     pub fn query(mut self, name: &str, value: &str) -> Self {
-        if let Ok(url) = &mut self.url {
-            url.query_pairs_mut().append_pair(name, value);
+        if let Ok(request) = &mut self.request {
+            request.url_mut().query_pairs_mut().append_pair(name, value);
         }
         self
     }
@@ -185,7 +183,9 @@ impl<'a> ApiRequest<'a> {
     /// Sets a header. [`ApiRequest::send`] replaces `Authorization`, `Accept-Encoding` and Vercel's header for trusted
     /// sources.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        if let Ok(request) = &mut self.request {
+            request.headers_mut().insert(name, value);
+        }
         self
     }
 
@@ -195,7 +195,7 @@ impl<'a> ApiRequest<'a> {
             Ok(json) => return self.body(json).header(CONTENT_TYPE, JSON),
             Err(_) => {
                 let problem = "body can't be written as JSON. Check that every map has strings as keys";
-                self.url = Err(ApiError::Request(problem));
+                self.request = Err(ApiError::Request(problem));
             }
         }
         self
@@ -203,7 +203,9 @@ impl<'a> ApiRequest<'a> {
 
     /// Sets the body.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        self.body = body.into();
+        if let Ok(request) = &mut self.request {
+            *request.body_mut() = Some(body.into().into());
+        }
         self
     }
 
@@ -221,40 +223,39 @@ impl<'a> ApiRequest<'a> {
     /// [`ApiResponse::error_for_status`].
     pub async fn send(self) -> Result<ApiResponse, ApiError> {
         let Api { tokens, audience, timeout, max_bytes, .. } = self.api;
-        let url = self.url?;
+        let mut request = self.request?;
         let token = match (self.token, audience) {
             (Some(token), _) => token,
             (None, Some(audience)) => tokens.get_for(self.incoming, audience).await?,
             (None, None) => tokens.get(self.incoming).await?,
         };
-        let mut headers = self.headers;
-        headers.entry(ACCEPT).or_insert(JSON);
+        if timeout.is_some() {
+            *request.timeout_mut() = *timeout;
+        }
+        let headers = request.headers_mut();
         for name in PASSED_ON {
             if let Some(value) = self.incoming.get(&name) {
-                headers.entry(name).or_insert(value.clone());
+                headers.entry(name).or_insert_with(|| value.clone());
             }
         }
-        // Compressed answers are not read.
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(AUTHORIZATION, token.header_value("Bearer "));
+        // The client's default is the only encoding that can be read.
+        headers.remove(ACCEPT_ENCODING);
         headers.remove(TRUSTED_SOURCE);
+        headers.insert(AUTHORIZATION, token.header_value("Bearer "));
         if self.api.is_on_vercel {
             headers.insert(TRUSTED_SOURCE, token.header_value(""));
         }
+        let url = request.url().clone();
         let failed = |failed| match failed {
             Failed::Other(cause) => ApiError::Unreachable { cause, url: for_log(&url) },
             Failed::Timeout | Failed::TooLarge => ApiError::Timeout { url: for_log(&url) },
         };
         let client = tokens.0.clients.get(&url).map_err(failed)?;
-        let mut request = client.request(self.method, url.clone()).headers(headers).timeout(*timeout);
-        if !self.body.is_empty() {
-            request = request.body(self.body);
-        }
-        let response = request.send().await.map_err(|error| failed(error.into()))?;
+        let response = client.execute(request).await.map_err(|error| failed(error.into()))?;
         if response.status() == StatusCode::UNAUTHORIZED {
             tokens.drop_refused(&token);
         }
-        Ok(ApiResponse { response, max_bytes: *max_bytes, left: *max_bytes, token, url })
+        Ok(ApiResponse { response, max_bytes: *max_bytes, left: *max_bytes, token })
     }
 }
 
@@ -264,7 +265,6 @@ pub struct ApiResponse {
     max_bytes: usize,
     left: usize,
     token: Token,
-    url: Url,
 }
 
 impl ApiResponse {
@@ -346,7 +346,7 @@ impl ApiResponse {
 
     fn failed(&self, error: Failed) -> ApiError {
         let problem = match error {
-            Failed::Timeout => return ApiError::Timeout { url: for_log(&self.url) },
+            Failed::Timeout => return ApiError::Timeout { url: for_log(self.response.url()) },
             Failed::TooLarge => {
                 format!("is larger than {} bytes. Check the base URL and the path, or raise the limit", self.max_bytes)
             }
@@ -370,9 +370,9 @@ impl ApiResponse {
     /// Whether the redirect goes to another host, or to a path that speaks of signing in.
     fn leads_to_a_sign_in(&self) -> bool {
         let location = self.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let Some(target) = location.and_then(|location| self.url.join(location).ok()) else { return false };
+        let Some(target) = location.and_then(|location| self.response.url().join(location).ok()) else { return false };
         let path = target.path().to_ascii_lowercase();
-        target.host() != self.url.host()
+        target.host() != self.response.url().host()
             || ["login", "signin", "sign-in", "sso", "oauth", "/auth"].iter().any(|word| path.contains(word))
     }
 }
@@ -380,7 +380,8 @@ impl ApiResponse {
 impl fmt::Debug for ApiRequest<'_> {
     /// Shows neither headers nor body, because the token is in the incoming headers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiRequest").field("method", &self.method).finish_non_exhaustive()
+        let method = self.request.as_ref().map(reqwest::Request::method).ok();
+        f.debug_struct("ApiRequest").field("method", &method).finish_non_exhaustive()
     }
 }
 
@@ -416,7 +417,7 @@ fn retry_after(headers: &HeaderMap) -> Option<String> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use http::header::USER_AGENT;
+    use http::header::{ACCEPT, USER_AGENT};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 

@@ -10,8 +10,8 @@ use std::iter::successors;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING};
+use http::{HeaderMap, HeaderValue};
 use reqwest::{Client, Response, Url, redirect, retry};
 
 use crate::url::is_loopback;
@@ -21,7 +21,7 @@ use crate::url::is_loopback;
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A call's default limits.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
 
 pub(crate) const NO_CERTIFICATES: &str =
@@ -53,13 +53,20 @@ impl Clients {
 }
 
 fn build(is_loopback: bool, is_https: bool) -> Option<Client> {
+    let headers = [
+        (ACCEPT, HeaderValue::from_static("application/json")),
+        // Compressed answers are not read.
+        (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+    ];
     let mut builder = Client::builder()
+        .default_headers(HeaderMap::from_iter(headers))
         // Some firewalls refuse a request without `User-Agent`.
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .retry(retry::never())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .connect_timeout(CONNECT_TIMEOUT);
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT);
     if is_loopback {
         builder = builder.no_proxy();
     }

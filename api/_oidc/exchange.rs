@@ -6,11 +6,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use reqwest::Url;
 
 use crate::cache::Obtained;
-use crate::client::{Clients, Failed, MAX_BYTES, TIMEOUT, encoding, read};
+use crate::client::{Clients, Failed, MAX_BYTES, encoding, read};
 use crate::error::TokenError;
 use crate::json::{self, TokenAnswer};
 use crate::token::{Source, Token, in_backticks};
@@ -43,8 +43,8 @@ pub(crate) async fn request(
         })
     };
     let body = serde_json::json!({ "token": token.expose(), "aud": audience }).to_string();
-    let request = clients.get(url).map_err(failed)?.post(url.clone()).timeout(TIMEOUT).body(body);
-    let request = request.header(CONTENT_TYPE, "application/json").header(ACCEPT_ENCODING, "identity");
+    let request = clients.get(url).map_err(failed)?.post(url.clone()).body(body);
+    let request = request.header(CONTENT_TYPE, "application/json");
     let mut response = request.send().await.map_err(|error| failed(error.into()))?;
     let status = response.status();
     if status != StatusCode::OK {
