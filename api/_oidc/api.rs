@@ -741,6 +741,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_api_can_have_another_timeout() {
+        // Connections wait in the accept queue, and nothing answers.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (api, headers) = (api(&url).with_timeout(Duration::from_millis(100)), headers());
+        let call = tokio::time::timeout(Duration::from_secs(5), api.get(&headers, "/").send());
+        assert!(matches!(call.await.unwrap(), Err(ApiError::Timeout { .. })));
+    }
+
+    #[tokio::test]
     async fn a_compressed_answer_is_refused_and_the_encoding_named() {
         let (url, _) = server(answer("200 OK", "content-encoding: x-gzip\r\n", "{}")).await;
         let api = api(&url);
