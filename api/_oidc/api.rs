@@ -241,9 +241,9 @@ impl<'a> ApiRequest<'a> {
         // The client's default is the only encoding that can be read.
         headers.remove(ACCEPT_ENCODING);
         headers.remove(TRUSTED_SOURCE);
-        headers.insert(AUTHORIZATION, token.header_value("Bearer "));
+        headers.insert(AUTHORIZATION, token.bearer.clone());
         if self.api.is_on_vercel {
-            headers.insert(TRUSTED_SOURCE, token.header_value(""));
+            headers.insert(TRUSTED_SOURCE, token.header.clone());
         }
         let url = request.url().clone();
         let failed = |failed| match failed {

@@ -18,7 +18,8 @@ use crate::url::for_log;
 
 /// Vercel's exchange.
 pub(crate) const VERCEL: &str = "https://oidc.vercel.com/~token";
-/// More audiences and tokens than one process uses at a time. A token has about 1 KiB, so this is about 2 MiB.
+/// More audiences and tokens than one process uses at a time. A token has about 1 KiB. The cache holds the function's
+/// token once and the exchanged token three times, so this is about 4 MiB.
 pub(crate) const CAPACITY: usize = 1000;
 /// A cached token must not expire on its way to the API. A short-lived token is cached for nine tenths of its lifetime.
 const MARGIN: Duration = Duration::from_secs(30);

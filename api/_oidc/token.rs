@@ -25,6 +25,9 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_dec
 #[derive(Clone)]
 pub struct Token {
     text: Arc<str>,
+    /// The token as a header value, and with `Bearer ` before it. Both are marked sensitive.
+    pub(crate) header: HeaderValue,
+    pub(crate) bearer: HeaderValue,
     source: Source,
 }
 
@@ -32,7 +35,9 @@ impl Token {
     /// Reads a token's text, without the white space around it. The error names the likely mistake.
     pub(crate) fn parse(text: &str, source: Source) -> Result<Self, &'static str> {
         let text = text.trim();
-        if is_jwt(text) { Ok(Self { text: text.into(), source }) } else { Err(slip(text)) }
+        let values = is_jwt(text).then(|| (sensitive(text), sensitive(&["Bearer ", text].concat())));
+        let Some((Some(header), Some(bearer))) = values else { return Err(slip(text)) };
+        Ok(Self { text: text.into(), header, bearer, source })
     }
 
     /// The token itself. Send it to its audience only, and never write it to a log.
@@ -43,14 +48,6 @@ impl Token {
     /// Where the function's own token was found. An exchanged token has the source of the function's own token.
     pub fn source(&self) -> Source {
         self.source
-    }
-
-    /// A header value made of `prefix` and the token, marked sensitive.
-    #[expect(clippy::expect_used, reason = "`parse` lets only the characters of base64url and dots through")]
-    pub(crate) fn header_value(&self, prefix: &str) -> HeaderValue {
-        let mut value = HeaderValue::try_from([prefix, self.expose()].concat()).expect("a JWT is visible ASCII");
-        value.set_sensitive(true);
-        value
     }
 
     /// The `exp` claim, not verified. Its only use is to decide whether a new token is due.
@@ -70,6 +67,12 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+fn sensitive(value: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Three parts of base64url, none of them empty, of which the second is a JSON object (RFC 7519, section 7.2).
@@ -206,9 +209,12 @@ mod tests {
     #[test]
     fn a_token_does_not_show() {
         let token = token("{}");
-        let bearer = token.header_value("Bearer ");
-        assert_eq!(format!("{token:?} {token:#?} {bearer:?}"), "*** *** Sensitive");
-        assert_eq!(bearer, format!("Bearer {}", jwt("{}")));
+        let shown = format!("{token:?} {token:#?} {:?} {:?}", token.header, token.bearer);
+        assert_eq!(shown, "*** *** Sensitive Sensitive");
+        assert_eq!(
+            (token.header, token.bearer),
+            (jwt("{}").parse().unwrap(), format!("Bearer {}", jwt("{}")).parse().unwrap())
+        );
     }
 
     #[test]
