@@ -140,7 +140,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Problem> {
     if token.is_empty() {
         return Err(invalid_request("`Bearer` has no token. Send `Authorization: Bearer <token>`."));
     }
-    // Spaces and tabs are the only bytes up to the space that a field value can hold.
+    // Of the bytes up to the space, a field value can hold only the space and the tab (RFC 9110, section 5.5).
     if token.iter().copied().min() <= Some(b' ') {
         return Err(invalid_request("`Bearer` has several tokens. Send exactly one."));
     }
@@ -232,6 +232,7 @@ mod tests {
             &["Bearer"][..],
             &["Bearer "],
             &["Bearer a b"],
+            &["Bearer a\tb"],
             &["Bearer a", "Bearer a"],
             &["Basic a", "Basic b"],
             &["", ""],
