@@ -55,7 +55,7 @@ pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
     MapResponse::new(protected.merge(open), hide_methods)
 }
 
-/// One layer for both, because each `from_fn` layer boxes and clones all that is inside of it.
+/// One layer for both, because each `from_fn` layer clones and boxes the layers inside it.
 async fn guard_and_observe(verifier: State<Arc<Verifier>>, request: Request, next: Next) -> Response {
     observe(request, |request| require_token(verifier, request, next)).await
 }

@@ -74,7 +74,7 @@ impl Project {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.folder).env("TEMPLATE", REPOSITORY);
         command.env("CARGO_TARGET_DIR", &self.target).env("RUSTFLAGS", "-D warnings");
-        // Nobody debugs these programs, and building takes less time.
+        // Without debug information, the build is faster.
         command.env("CARGO_PROFILE_DEV_DEBUG", "0");
         assert!(command.status().unwrap().success(), "{program} {arguments:?}");
     }

@@ -20,8 +20,8 @@ cli_version=60.1.3
 detectors_version=7.7.3 frameworks_version=3.34.0
 vercel=$cli_folder/node_modules/.bin/vercel
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} VERCEL_TELEMETRY_DISABLED=1
-# Building without link-time optimisation takes half as long, and nothing here depends on it. `s` is the level that
-# Cargo.toml sets for the largest crates, so that the project without this Cargo.toml shares them.
+# Without link-time optimisation, the builds take half the time. No check here depends on it. Cargo.toml sets the level
+# `s` for the largest crates. With `s` for all crates, the project without this Cargo.toml shares the built crates.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=s CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_STRIP=none
 # Vercel's machines have none of these variables.
 unset "${!OIDC_@}" "${!BACKEND_@}" "${!VERCEL_OIDC_@}" VERCEL_ENV VERCEL_PROJECT_ID VERCEL_TARGET_ENV VERCEL_URL HOST PORT RUST_LOG LOG_FORMAT

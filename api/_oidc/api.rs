@@ -172,21 +172,27 @@ impl<'a> ApiRequest<'a> {
         Self { api, incoming, request: url.map(|url| reqwest::Request::new(method, url)), token: None }
     }
 
-    /// Adds a parameter to the query. Both parts are encoded.
-    pub fn query(mut self, name: &str, value: &str) -> Self {
+    /// Changes the request, unless it already has an error.
+    fn change(mut self, change: impl FnOnce(&mut reqwest::Request)) -> Self {
         if let Ok(request) = &mut self.request {
-            request.url_mut().query_pairs_mut().append_pair(name, value);
+            change(request);
         }
         self
     }
 
+    /// Adds a parameter to the query. Both parts are encoded.
+    pub fn query(self, name: &str, value: &str) -> Self {
+        self.change(|request| {
+            request.url_mut().query_pairs_mut().append_pair(name, value);
+        })
+    }
+
     /// Sets a header. [`ApiRequest::send`] replaces `Authorization`, `Accept-Encoding` and Vercel's header for trusted
     /// sources.
-    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        if let Ok(request) = &mut self.request {
+    pub fn header(self, name: HeaderName, value: HeaderValue) -> Self {
+        self.change(|request| {
             request.headers_mut().insert(name, value);
-        }
-        self
+        })
     }
 
     /// Sets the body to a value as JSON, and its `Content-Type`.
@@ -202,11 +208,8 @@ impl<'a> ApiRequest<'a> {
     }
 
     /// Sets the body.
-    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        if let Ok(request) = &mut self.request {
-            *request.body_mut() = Some(body.into().into());
-        }
-        self
+    pub fn body(self, body: impl Into<Vec<u8>>) -> Self {
+        self.change(|request| *request.body_mut() = Some(body.into().into()))
     }
 
     /// Sends this token instead of getting one from the incoming headers: a token that [`Tokens`] gave before.
@@ -238,7 +241,7 @@ impl<'a> ApiRequest<'a> {
                 headers.entry(name).or_insert_with(|| value.clone());
             }
         }
-        // The client's default is the only encoding that can be read.
+        // The client then adds `identity`, the only encoding that can be read.
         headers.remove(ACCEPT_ENCODING);
         headers.remove(TRUSTED_SOURCE);
         headers.insert(AUTHORIZATION, token.bearer.clone());

@@ -99,15 +99,14 @@ pub async fn require_token(State(verifier): State<Arc<Verifier>>, mut request: R
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
-    let microseconds = began.elapsed().as_micros() as u64;
+    let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;
     response.extensions_mut().insert(caller);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Only on success, because the time of a refusal could help an attacker.
     if response.status().is_success()
-        && let Ok(timing) =
-            HeaderValue::try_from(format!("verify;dur={}.{:03}", microseconds / 1000, microseconds % 1000))
+        && let Ok(timing) = HeaderValue::try_from(format!("verify;dur={milliseconds:.3}"))
     {
         response.headers_mut().append(SERVER_TIMING, timing);
     }
@@ -157,12 +156,11 @@ impl From<VerifyError> for Problem {
         let problem = match &error {
             VerifyError::Invalid(reason) => {
                 let reason = reason.to_string();
-                let description = quotable(&reason);
-                let challenge = ["Bearer error=\"invalid_token\", error_description=\"", &description, "\""].concat();
+                let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{}\"", quotable(&reason));
                 let challenge = HeaderValue::try_from(challenge)
                     .unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\""));
-                let detail = ["The token was refused: ", &reason, "."].concat();
-                Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail).with_header(WWW_AUTHENTICATE, challenge)
+                Self::new(StatusCode::UNAUTHORIZED, "invalid_token", format!("The token was refused: {reason}."))
+                    .with_header(WWW_AUTHENTICATE, challenge)
             }
             VerifyError::Forbidden(reason) => {
                 Self::new(StatusCode::FORBIDDEN, "forbidden", format!("The token is valid, but {reason}."))
