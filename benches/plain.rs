@@ -35,7 +35,7 @@ async fn main() -> Result<(), Error> {
     fs::write(folder.join("unknown_kid"), token(&SigningKey::generate("unknown")?, &url, 0))?;
 
     let trust =
-        Trust::issuer(&url, [deployment.audience()], [vercel_oidc_verifier::Subject::new(deployment.subject())]);
+        Trust::issuer(&url, [deployment.audience()], [vercel_oidc_verifier::Subject::new(deployment.subject())])?;
     let verifier = Arc::new(Verifier::new(trust, KeySet::of_issuer(&url)?));
     // For the life of the process, so that a request serialises the answer and does not copy it first.
     let answer: &Value = Box::leak(Box::new(answer(verifier, &thousand[0]).await?));

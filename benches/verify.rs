@@ -25,7 +25,7 @@ use local::{Deployment, SigningKey};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use vercel_oidc_verifier::{Claims, KeySet, Subject, Trust, Verifier, VerifyError, vercel_audience};
+use vercel_oidc_verifier::{Claims, KeySet, Subject, Trust, Verifier, VerifyError};
 
 const ISSUER: &str = "https://oidc.vercel.com/acme";
 /// The default capacity of the cache.
@@ -107,12 +107,13 @@ fn of_unknown_key() -> String {
 fn trust(count: usize) -> Trust {
     let Deployment { team, project, environment, .. } = Deployment::default();
     let audiences = (1..count).map(|number| format!("https://vercel.com/other-{number}"));
-    let subjects = (1..count).map(|number| Subject::of(&team, &format!("other-{number}"), &environment));
+    let subjects = (1..count).map(|number| Subject::of(&team, &format!("other-{number}"), &environment).unwrap());
     Trust::issuer(
         ISSUER,
-        audiences.chain([vercel_audience(&team)]),
-        subjects.chain([Subject::of(&team, &project, &environment)]),
+        audiences.chain([format!("https://vercel.com/{team}")]),
+        subjects.chain([Subject::of(&team, &project, &environment).unwrap()]),
     )
+    .unwrap()
 }
 
 /// Verifies without waiting, because the keys are held.

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower::ServiceBuilder;
 use tower::util::MapResponse;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use vercel_oidc_verifier::{Problem, Verifier, require_token};
+use vercel_oidc_verifier::{Problem, RequireTokenLayer, Verifier};
 
 use crate::observe::observe;
 
@@ -37,27 +37,23 @@ pub type App = MapResponse<Router, fn(Response) -> Response>;
 ///
 /// The routes already have `/healthz` or `/readyz`.
 pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
+    let guard = RequireTokenLayer::new(verifier.clone());
     let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
         ServiceBuilder::new()
-            .layer(from_fn_with_state(verifier.clone(), guard_and_observe))
+            .layer(from_fn(observe))
+            .layer(guard.clone())
             .layer(CatchPanicLayer::custom(panicked))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT)),
     );
-    let guard = from_fn_with_state(verifier.clone(), require_token);
     let open = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(verifier)
         .method_not_allowed_fallback(method_not_allowed.layer(guard))
-        .layer(from_fn(async |request, next: Next| observe(request, |request| next.run(request)).await));
+        .layer(from_fn(observe));
     // Around the router, because it adds `Allow` outside of its layers.
     MapResponse::new(protected.merge(open), hide_methods)
-}
-
-/// One layer for both, because each `from_fn` layer clones and boxes the layers inside it.
-async fn guard_and_observe(verifier: State<Arc<Verifier>>, request: Request, next: Next) -> Response {
-    observe(request, |request| require_token(verifier, request, next)).await
 }
 
 /// Only the answer to a verified caller says which methods a path has.

@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName};
+use axum::middleware::Next;
 use axum::response::Response;
-use vercel_oidc_verifier::{Problem, VerifiedCaller};
+use vercel_oidc_verifier::{Problem, Refusal, VerifiedCaller};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
@@ -19,14 +20,18 @@ const MAX_HEADER_BYTES: usize = 128;
 /// Longer than any `sub` of Vercel's: owner, project and environment have at most 100 characters each.
 const MAX_CLAIM_CHARS: usize = 400;
 
-/// Answers this request with `answer`, and logs what is answered.
-pub async fn observe<F: Future<Output = Response>>(request: Request, answer: impl FnOnce(Request) -> F) -> Response {
+/// Answers this request, and logs what is answered.
+pub async fn observe(request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let traceparent = short_header(request.headers(), TRACEPARENT);
     let x_vercel_id = short_header(request.headers(), X_VERCEL_ID);
-    let response = answer(request).await;
+    let response = next.run(request).await;
+    // The guard has logged its own refusals.
+    if response.extensions().get::<Refusal>().is_some() {
+        return response;
+    }
     let problem = response.extensions().get::<Problem>();
     let caller = response.extensions().get::<VerifiedCaller>();
     macro_rules! log {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
-use vercel_oidc_verifier::{KeySet, Subject, Trust, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
+use vercel_oidc_verifier::{KeySet, Subject, Trust, TrustError, VERCEL_ISSUER};
 
 pub use crate::variables::SettingsError;
 use crate::variables::Variables;
@@ -117,13 +117,10 @@ impl Settings {
 }
 
 impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
-    /// Names that become parts of a subject. A `:` in a name would move the parts after it, and a `*` would make it a
-    /// pattern.
+    /// Names that become parts of a subject.
     fn names(&mut self, name: &str) -> Option<Vec<String>> {
         let names = self.plain_list(name)?;
-        if names.iter().any(|part| part.contains([':', '*'])) {
-            self.report(name, format_args!("takes plain names, without `:` and `*`: for a pattern set {SUBJECT}"));
-        }
+        self.require_name(name, &names);
         Some(names)
     }
 
@@ -150,9 +147,10 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
     /// Whom to trust and where the keys are. `None` if an error has been reported.
     fn trust(&mut self) -> Option<(Trust, KeySet)> {
         if !TRUST_VARIABLES.iter().any(|name| self.is_set(name))
-            && let Some(trust) = self.same_project()
+            && let Some((project_id, environment)) = self.same_project()
         {
-            return Some((trust, KeySet::of_issuer(VERCEL_ISSUER).ok()?));
+            let trust = Trust::same_project(project_id, environment);
+            return Some((self.made(VERCEL_PROJECT_ID, trust)?, KeySet::of_issuer(VERCEL_ISSUER).ok()?));
         }
 
         let team = self.parsed(TEAM_SLUG, None, "a team's slug: letters, digits, `-` and `_`", |text| {
@@ -165,11 +163,16 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
             "global" => Some(true),
             _ => None,
         });
-        let issuer = self.url(ISSUER).or_else(|| match &team {
+        let issuer = self.url(ISSUER);
+        if issuer.as_ref().is_some_and(|issuer| issuer.contains(',')) {
+            self.report(ISSUER, "has a comma: one issuer is accepted");
+        }
+        let issuer = issuer.or_else(|| match &team {
             _ if is_global => Some(VERCEL_ISSUER.into()),
-            team => team.as_deref().map(vercel_issuer),
+            team => team.as_ref().map(|team| format!("{VERCEL_ISSUER}/{team}")),
         });
-        let audiences = self.plain_list(AUDIENCE).or_else(|| Some(vec![vercel_audience(team.as_ref()?)]));
+        let audiences =
+            self.plain_list(AUDIENCE).or_else(|| Some(vec![format!("https://vercel.com/{}", team.as_ref()?)]));
         let subjects = self.subjects();
         let keys = match self.url(JWKS_URL) {
             Some(url) => KeySet::from_url(&url).ok(),
@@ -192,33 +195,50 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
             let error = format!("is not set: use the calling project's name, or set {SUBJECT} instead");
             self.report(PROJECT_NAME, error);
         }
-        let subjects: Vec<_> = match (subjects, team, projects) {
+        let subjects = match (subjects, team, projects) {
             (Some(subjects), _, _) => subjects.into_iter().map(Subject::new).collect(),
-            (None, Some(team), Some(projects)) => projects
-                .iter()
-                .flat_map(|project| environments.iter().map(|environment| Subject::of(&team, project, environment)))
-                .collect(),
+            (None, Some(team), Some(projects)) => {
+                let of = |(project, environment): (&String, &String)| Subject::of(&team, project, environment);
+                let pairs = projects.iter().flat_map(|project| environments.iter().map(move |one| (project, one)));
+                let subjects: Result<Vec<_>, _> = pairs.map(of).collect();
+                self.made(PROJECT_NAME, subjects)?
+            }
             (None, _, _) => return None,
         };
-        let mut trust = Trust::issuer(issuer?, audiences?, subjects);
+        let mut trust = self.made(ISSUER, Trust::issuer(issuer?, audiences?, subjects))?;
         if let Some(ids) = owner_ids {
-            trust = trust.with_owner_ids(ids);
+            trust = self.made(OWNER_ID, trust.with_owner_ids(ids))?;
         }
         if let Some(ids) = project_ids {
-            trust = trust.with_project_ids(ids);
+            trust = self.made(PROJECT_ID, trust.with_project_ids(ids))?;
         }
         Some((trust, keys?))
     }
 
-    /// Trusts the functions of this deployment's own project, if Vercel's variables name it.
-    fn same_project(&mut self) -> Option<Trust> {
+    /// What a constructor of the crate returns. Each of its errors is reported before, and here at the latest.
+    fn made<T>(&mut self, name: &str, result: Result<T, TrustError>) -> Option<T> {
+        if let Err(error) = &result
+            && !self.has_errors()
+        {
+            self.report(name, error);
+        }
+        result.ok()
+    }
+
+    /// This deployment's own project and environment, if Vercel's variables name them.
+    fn same_project(&mut self) -> Option<(String, String)> {
         let project_id = self.text(VERCEL_PROJECT_ID)?;
         let environment_variable = if self.is_set(VERCEL_TARGET_ENV) { VERCEL_TARGET_ENV } else { VERCEL_ENV };
         let environment = self.text(environment_variable)?;
         self.require_plain(VERCEL_PROJECT_ID, std::slice::from_ref(&project_id));
-        self.require_plain(environment_variable, std::slice::from_ref(&environment));
-        Some(Trust::same_project(project_id, environment))
+        self.require_name(environment_variable, std::slice::from_ref(&environment));
+        Some((project_id, environment))
     }
+}
+
+/// One or more letters, digits, `-` and `_`.
+fn is_slug(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 fn host(text: &str) -> Option<String> {
@@ -234,7 +254,8 @@ fn host(text: &str) -> Option<String> {
 fn log_filter(text: &str) -> Option<Targets> {
     let items: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
     let mut filter = Targets::new();
-    if items.is_empty() {
+    // Without a level for everything else, `backend=debug` would hide that the keys can't be fetched.
+    if items.iter().all(|item| item.contains('=')) {
         filter = filter.with_default(LevelFilter::INFO);
     }
     for item in items {
@@ -303,7 +324,7 @@ mod tests {
             assert_eq!(settings.log_format, LogFormat::Text);
             assert_same(settings.log_filter, Targets::new().with_default(LevelFilter::INFO));
             assert_same(settings.keys, KeySet::from_url("https://oidc.vercel.com/acme/.well-known/jwks").unwrap());
-            assert_same(settings.trust, Trust::project("acme", "shop", "production"));
+            assert_same(settings.trust, Trust::project("acme", "shop", "production").unwrap());
         }
     }
 
@@ -311,7 +332,7 @@ mod tests {
     fn every_pair_of_project_and_environment_is_a_subject() {
         let settings = read_with(&[(PROJECT_NAME, "a, b,"), (ENVIRONMENT, "preview,staging")]).unwrap();
         let expected = [("a", "preview"), ("a", "staging"), ("b", "preview"), ("b", "staging")];
-        let expected = expected.map(|(project, environment)| Subject::of("acme", project, environment));
+        let expected = expected.map(|(project, environment)| Subject::of("acme", project, environment).unwrap());
         assert_eq!(settings.trust.subjects(), expected);
     }
 
@@ -319,8 +340,9 @@ mod tests {
     fn reads_ids_and_leeway() {
         let more = [(OWNER_ID, "team_1, team_2"), (PROJECT_ID, "prj_1"), ("OIDC_CLOCK_LEEWAY_SECONDS", "5")];
         let expected = Trust::project("acme", "shop", "production")
-            .with_owner_ids(["team_1", "team_2"])
-            .with_project_ids(["prj_1"])
+            .and_then(|trust| trust.with_owner_ids(["team_1", "team_2"]))
+            .and_then(|trust| trust.with_project_ids(["prj_1"]))
+            .unwrap()
             .with_leeway(Duration::from_secs(5));
         assert_same(read_with(&more).unwrap().trust, expected);
     }
@@ -342,8 +364,11 @@ mod tests {
         let deployment = [(VERCEL_PROJECT_ID, "prj_1"), (VERCEL_TARGET_ENV, "staging"), (VERCEL_ENV, "preview")];
         let settings = read(&deployment).unwrap();
         assert_same(settings.keys, KeySet::of_issuer("https://oidc.vercel.com").unwrap());
-        assert_same(settings.trust, Trust::same_project("prj_1", "staging"));
-        assert_same(read(&[deployment[0], deployment[2]]).unwrap().trust, Trust::same_project("prj_1", "preview"));
+        assert_same(settings.trust, Trust::same_project("prj_1", "staging").unwrap());
+        assert_same(
+            read(&[deployment[0], deployment[2]]).unwrap().trust,
+            Trust::same_project("prj_1", "preview").unwrap(),
+        );
         // Variables that are not about trust don't turn the mode off.
         assert!(read(&[&deployment[..], &[("OIDC_CLOCK_LEEWAY_SECONDS", "0"), ("PORT", "1")]].concat()).is_ok());
         for name in TRUST_VARIABLES {
@@ -443,6 +468,17 @@ mod tests {
             }
             assert!(read_with(&[(name, " web-1_a.b , ünïcödé ")]).is_ok(), "{name}");
         }
+        for name in [TEAM_SLUG, PROJECT_NAME, ENVIRONMENT, AUDIENCE, OWNER_ID, PROJECT_ID] {
+            assert_one_error(read_with(&[(name, "a*")]), name);
+            let is_part_of_a_subject = [TEAM_SLUG, PROJECT_NAME, ENVIRONMENT].contains(&name);
+            assert_eq!(read_with(&[(name, "a:b")]).is_err(), is_part_of_a_subject, "{name}");
+        }
+        for (name, value) in [(VERCEL_PROJECT_ID, "prj_*"), (VERCEL_ENV, "*"), (VERCEL_ENV, "a:b")] {
+            assert_one_error(read(&[(name, value), (VERCEL_PROJECT_ID, "prj_1"), (VERCEL_ENV, "preview")]), name);
+        }
+        for issuer in ["https://a.test,https://b.test", "https://a.test https://b.test"] {
+            assert_one_error(read_with(&[(ISSUER, issuer)]), ISSUER);
+        }
         let deployment = [(VERCEL_PROJECT_ID, "\"prj_1\""), (VERCEL_ENV, "preview")];
         assert_one_error(read(&deployment), VERCEL_PROJECT_ID);
         assert_one_error(read(&[(VERCEL_PROJECT_ID, "prj_1"), (VERCEL_ENV, "\"preview\"")]), VERCEL_ENV);
@@ -472,6 +508,9 @@ mod tests {
         ] {
             assert_eq!(filter(text), default(level), "{text}");
         }
+        // The failures of the key fetch stay in the log.
+        let list = Targets::new().with_default(LevelFilter::INFO).with_target("backend", LevelFilter::DEBUG);
+        assert_eq!(filter("backend=debug"), expected(list));
         let list = Targets::new().with_default(LevelFilter::WARN).with_target("backend::serve", LevelFilter::DEBUG);
         assert_eq!(filter("warn, backend::serve = debug,"), expected(list));
         for text in [

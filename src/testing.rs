@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use local::{Deployment, SigningKey};
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use vercel_oidc_verifier::{KeySet, Subject, Trust, Verifier, vercel_issuer};
+use vercel_oidc_verifier::{KeySet, Subject, Trust, VERCEL_ISSUER, Verifier};
 
 use crate::app::App;
 
@@ -25,7 +25,7 @@ static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("test")
 pub(crate) fn app(routes: Router) -> App {
     let deployment = Deployment::default();
     let subjects = [Subject::new("owner:acme:project:storefront:environment:*")];
-    let trust = Trust::issuer(vercel_issuer(&deployment.team), [deployment.audience()], subjects);
+    let trust = Trust::issuer(issuer(&deployment), [deployment.audience()], subjects).unwrap();
     let keys = KeySet::from_jwks(json!({ "keys": [KEY.jwk()] }).to_string().as_bytes()).unwrap();
     crate::app::app(routes, Arc::new(Verifier::new(trust, keys)))
 }
@@ -33,7 +33,11 @@ pub(crate) fn app(routes: Router) -> App {
 /// The claims of a token from this environment.
 pub(crate) fn claims(environment: &str) -> Value {
     let deployment = Deployment::default().in_environment(environment);
-    deployment.claims(&vercel_issuer(&deployment.team), SystemTime::now(), Duration::from_secs(60))
+    deployment.claims(&issuer(&deployment), SystemTime::now(), Duration::from_secs(60))
+}
+
+fn issuer(deployment: &Deployment) -> String {
+    format!("{VERCEL_ISSUER}/{}", deployment.team)
 }
 
 /// Adds a token with these claims.

@@ -97,12 +97,23 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
     }
 
     /// Some tools keep the quotes or the comment of a line in an `.env` file (`docker --env-file`). The value would then
-    /// equal no claim, and every caller would be refused.
+    /// equal no claim, and every caller would be refused. A `*` would be no pattern here.
     pub(crate) fn require_plain(&mut self, name: &str, values: &[String]) {
         const QUOTES: [char; 7] = ['"', '\'', '`', '\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}'];
         let is_odd = |c: char| QUOTES.contains(&c) || c.is_whitespace() || c.is_control() || c == '#' || c == ';';
         if values.iter().any(|value| value.contains(is_odd)) {
             self.report(name, "has a quote, white space, `#`, `;` or a control character: set the plain value");
+        }
+        if values.iter().any(|value| value.contains('*')) {
+            self.report(name, "has a `*`, which is a pattern in OIDC_SUBJECT alone: set the plain value");
+        }
+    }
+
+    /// A value that becomes a part of a subject. A `:` would move the parts after it.
+    pub(crate) fn require_name(&mut self, name: &str, values: &[String]) {
+        self.require_plain(name, values);
+        if values.iter().any(|value| value.contains(':')) {
+            self.report(name, "has a `:`: set the plain name, or OIDC_SUBJECT instead");
         }
     }
 

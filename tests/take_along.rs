@@ -11,14 +11,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use local::{Deployment, Issuer, SigningKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use vercel_oidc_verifier::{KeySet, Subject, Trust, VerifiedCaller, Verifier, require_token};
+use vercel_oidc_verifier::{KeySet, RequireTokenLayer, Subject, Trust, VerifiedCaller, Verifier};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const PAGE: &str = include_str!("../docs/take-along.md");
@@ -211,16 +210,16 @@ impl Vercel {
 
     /// An API that answers `GET /orders` and `POST /orders`, and accepts this audience.
     async fn api(&self, audience: &str) -> String {
-        let trust = Trust::issuer("https://oidc.vercel.com/acme", [audience], [Subject::new(SUBJECT)]);
+        let trust = Trust::issuer("https://oidc.vercel.com/acme", [audience], [Subject::new(SUBJECT)]).unwrap();
         let keys = KeySet::of_issuer(&self.team_url()).unwrap();
-        let verifier = Arc::new(Verifier::new(trust.with_owner_ids([OWNER_ID]), keys));
+        let verifier = Arc::new(Verifier::new(trust.with_owner_ids([OWNER_ID]).unwrap(), keys));
         let list = async |caller: VerifiedCaller| format!("Orders of {}", caller.claims().project().unwrap());
         let order = async |caller: VerifiedCaller, Json(order): Json<Value>| {
             assert_eq!(order, json!({ "item": "tea", "quantity": 2 }));
             Json(json!({ "item": "tea", "quantity": 2, "ordered_by": caller.claims().sub() }))
         };
         let routes = Router::new().route("/orders", get(list)).route("/orders", post(order));
-        serve(routes.layer(from_fn_with_state(verifier, require_token))).await
+        serve(routes.layer(RequireTokenLayer::new(verifier))).await
     }
 }
 

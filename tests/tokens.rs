@@ -451,7 +451,7 @@ async fn refuses_a_passport_token() {
     // Same-project mode refuses it, too.
     let keys = KeySet::from_jwks(json!({ "keys": [KEY.jwk()] }).to_string().as_bytes()).unwrap();
     let project_id = passport["project_id"].as_str().unwrap().to_owned();
-    let verifier = Verifier::new(Trust::same_project(project_id, "production"), keys);
+    let verifier = Verifier::new(Trust::same_project(project_id, "production").unwrap(), keys);
     let now = SystemTime::now();
     let error = verifier.verify(KEY.mint(&passport).as_bytes(), now).await.unwrap_err();
     assert_eq!(error.to_string(), description);
@@ -481,9 +481,9 @@ async fn an_object_does_not_count_as_a_string() {
     }
     // Vercel's other claims count as absent.
     let keys = KeySet::from_jwks(json!({ "keys": [KEY.jwk()] }).to_string().as_bytes()).unwrap();
-    let verifier = Verifier::new(Trust::project("acme", "storefront", "production"), keys);
+    let verifier = Verifier::new(Trust::project("acme", "storefront", "production").unwrap(), keys);
     let same_project = Verifier::new(
-        Trust::same_project(deployment.project_id.clone(), "production"),
+        Trust::same_project(deployment.project_id.clone(), "production").unwrap(),
         KeySet::from_jwks(json!({ "keys": [KEY.jwk()] }).to_string().as_bytes()).unwrap(),
     );
     type Getter = fn(&Claims) -> Option<&str>;

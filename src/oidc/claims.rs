@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::Invalid;
-use crate::strict::{base64url, if_present, if_string, object};
+use crate::strict::{AsWritten, base64url, if_present, if_string, object};
 
 /// The verified claims of a token.
 ///
@@ -143,6 +143,9 @@ impl Claims {
 
     /// Reads other claims, as a type of your own.
     ///
+    /// A payload with a member `$serde_json::private::RawValue` is an error. With serde_json's feature `raw_value`, which
+    /// this crate enables, `serde_json::Value` would read such an object as another value, for example as a string.
+    ///
     /// ```
     /// use vercel_oidc_verifier::Claims;
     ///
@@ -160,7 +163,8 @@ impl Claims {
     ///
     /// The claims don't have the form of `T`.
     pub fn custom<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
-        serde_json::from_slice(&self.json)
+        object::<AsWritten>(&self.json)?;
+        object(&self.json)
     }
 }
 
@@ -287,8 +291,21 @@ mod tests {
             role: String,
         }
         assert_eq!(claims(r#"{"role":"admin"}"#).unwrap().custom::<Custom>().unwrap().role, "admin");
-        let fooled = claims(r#"{"role":{"$serde_json::private::RawValue":"\"admin\""}}"#).unwrap();
-        assert!(fooled.custom::<Custom>().is_err());
+    }
+
+    #[test]
+    fn no_custom_object_passes_for_a_string() {
+        for role in [
+            r#"{"$serde_json::private::RawValue":"\"admin\""}"#,
+            r#"{"\u0024serde_json::private::RawValue":"\"admin\""}"#,
+            r#"[[{"a":{"$serde_json::private::RawValue":"\"admin\""}}]]"#,
+        ] {
+            let claims = claims(&format!(r#"{{"number":1,"role":{role}}}"#)).unwrap();
+            assert!(claims.custom::<serde_json::Value>().is_err(), "{role}");
+        }
+        let plain = r#"{"a":[1,-1,1.5,true,null,"$serde_json::private::RawValue",{"b":{}}]}"#;
+        let value: serde_json::Value = claims(plain).unwrap().custom().unwrap();
+        assert_eq!(value, serde_json::from_str::<serde_json::Value>(plain).unwrap());
     }
 
     #[test]

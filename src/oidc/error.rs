@@ -9,6 +9,7 @@ use std::time::Duration;
 
 /// Why a token is not accepted. Each variant has its own HTTP status.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum VerifyError {
     /// The token is invalid: 401.
     #[error(transparent)]
@@ -18,6 +19,7 @@ pub enum VerifyError {
     Forbidden(#[from] Forbidden),
     /// The token can't be verified, because the issuer's keys are not available: 503.
     #[error("the issuer's keys are not available, so the token can't be verified")]
+    #[non_exhaustive]
     KeysUnavailable {
         /// When the next attempt can succeed.
         retry_after: Duration,
@@ -37,6 +39,7 @@ impl VerifyError {
 
 /// Why a token is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Invalid {
     /// Longer than any token of Vercel's.
     #[error("the token has {bytes} bytes, at most {max_bytes} are accepted")]
@@ -112,6 +115,7 @@ pub enum Invalid {
 /// A valid token of a caller that this API does not trust.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the token's `{claim}` is {}, which this API does not accept", Shown(.found.as_deref()))]
+#[non_exhaustive]
 pub struct Forbidden {
     /// The claim that decided.
     pub claim: &'static str,
@@ -121,99 +125,78 @@ pub struct Forbidden {
     pub accepted: String,
 }
 
+/// Why whom to trust is not clear, so that no [`Trust`](crate::Trust) can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {name} {problem}")]
+pub struct TrustError {
+    pub(crate) name: &'static str,
+    pub(crate) problem: &'static str,
+}
+
 /// Why a key set can't be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeySetError {
     /// The keys can't come from this URL.
     #[error("the keys' URL must be https (http only to 127.0.0.0/8, [::1] or localhost), without user or fragment")]
     Url,
-    /// The document is not a usable JWK Set.
-    #[error(transparent)]
-    Document(#[from] BadDocument),
+    /// The document is not a JWK Set with a usable key (RFC 7517, section 5). The source says why.
+    #[error("the document is not a JWK Set with a usable key")]
+    Document(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Why a document is not a usable JWK Set (RFC 7517, section 5).
 #[derive(Debug, thiserror::Error)]
-pub enum BadDocument {
-    /// Not a JSON object with an array `keys`.
+pub(crate) enum BadDocument {
     #[error("the document is not a JSON object with an array `keys`")]
     NotJwkSet,
-    /// None of the keys can be used.
     #[error("none of the {} keys can be used{}", .skipped.len(), .skipped.first().map(|first| format!("; {first}")).unwrap_or_default())]
-    NoUsableKey {
-        /// All keys of the document, and why each is skipped.
-        skipped: Vec<SkippedKey>,
-    },
+    NoUsableKey { skipped: Vec<SkippedKey> },
 }
 
-/// A key of a document that is skipped.
+/// A key of a document that is skipped. `number` is its place in the document, from 1.
 #[derive(Debug, thiserror::Error)]
 #[error("key {number} (`kid` {}) is skipped: {reason}", Shown(.kid.as_deref()))]
-pub struct SkippedKey {
-    /// The place in the document, from 1.
-    pub number: usize,
-    /// The key's `kid`.
-    pub kid: Option<String>,
-    /// Why it can't be used.
-    pub reason: Unusable,
+pub(crate) struct SkippedKey {
+    pub(crate) number: usize,
+    pub(crate) kid: Option<String>,
+    pub(crate) reason: Unusable,
 }
 
 /// Why a key can't be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
-    /// Not a JWK (RFC 7517, section 4).
-    #[error("it is not a JWK: {}", Shown(Some(.0)))]
-    NotJwk(String),
-    /// A member that is `null`.
-    #[error("`{0}` is null")]
-    Null(String),
-    /// `kid` is absent or empty.
-    #[error("it has no `kid`")]
-    NoKid,
-    /// `kty` is not RSA.
+pub(crate) enum Unusable {
+    #[error("it is not a JSON object")]
+    NotObject,
+    #[error("`{0}` is missing, empty, or not of its JSON type")]
+    Member(&'static str),
     #[error("`kty` is not RSA")]
     KeyType,
-    /// `use` is not `sig`.
     #[error("`use` is {}, not `sig`", Shown(Some(.0)))]
     Use(String),
-    /// `alg` is not RS256.
     #[error("`alg` is not RS256")]
     Algorithm,
-    /// `key_ops` lacks `verify`.
     #[error("`key_ops` lacks `verify`")]
     Operations,
-    /// A number with padding, or with characters that base64url doesn't have.
     #[error("`{0}` is not base64url without padding")]
     Encoding(&'static str),
-    /// A modulus that is too small, too large or even.
     #[error("the modulus has {bits} bits and is {}; an odd one of 2048 to 8192 bits is needed", parity(*.odd))]
-    Modulus {
-        /// Its length, without leading zeros.
-        bits: usize,
-        /// Whether it is odd.
-        odd: bool,
-    },
-    /// An exponent that is too small, too large or even.
+    Modulus { bits: usize, odd: bool },
     #[error("the exponent has {bits} bits and is {}; an odd one from 3 to 2^33 - 1 is needed", parity(*.odd))]
-    Exponent {
-        /// Its length, without leading zeros.
-        bits: usize,
-        /// Whether it is odd.
-        odd: bool,
-    },
+    Exponent { bits: usize, odd: bool },
 }
 
-/// Why a fetch of the keys failed. The error does not hold the URL, because a query may hold a secret.
+/// Why a fetch of the keys failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    #[error("no HTTPS client: install the package `ca-certificates`, or set SSL_CERT_FILE")]
-    Client(#[source] reqwest::Error),
-    #[error("no answer")]
-    Request(#[from] reqwest::Error),
-    #[error("status {0}, expected 200")]
-    Status(reqwest::StatusCode),
-    #[error("the answer has `Content-Encoding`, which was not asked for")]
-    ContentEncoding,
+    #[error("there is no tokio runtime: call `verify`, `ready` and `prefetch` inside of one")]
+    NoRuntime,
+    #[error("no answer within {} s", .limit.as_secs())]
+    Timeout { limit: Duration },
+    #[error("the fetch panicked")]
+    Panicked,
+    #[error(transparent)]
+    Source(Box<dyn std::error::Error + Send + Sync>),
     #[error("the document is larger than {max_bytes} bytes")]
     TooLarge { max_bytes: usize },
     #[error(transparent)]
@@ -224,8 +207,22 @@ fn parity(odd: bool) -> &'static str {
     if odd { "odd" } else { "even" }
 }
 
+/// An error and its causes, in one line of the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A claim, escaped and cut, so that it can't forge a line of a log, hide text or fill the log. Longer than any `sub` of
+/// Vercel's: owner, project and environment have at most 100 characters each.
+#[cfg(feature = "tower")]
+pub(crate) fn for_log(claim: &str) -> String {
+    const MAX_CHARACTERS: usize = 400;
+    claim.chars().take(MAX_CHARACTERS).flat_map(char::escape_debug).collect()
+}
+
 /// Foreign text in a sentence. An attacker may have written it, so control characters are escaped and long text is cut.
-struct Shown<'a>(Option<&'a str>);
+pub(crate) struct Shown<'a>(pub(crate) Option<&'a str>);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@
 //!
 //! # async fn example(token: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
 //! let keys = KeySet::of_issuer("https://oidc.vercel.com/acme")?;
-//! let trust = Trust::project("acme", "storefront", "production").with_owner_ids(["team_7Gw5ZMzpQA8h90F832KGp7nw"]);
+//! let trust = Trust::project("acme", "storefront", "production")?.with_owner_ids(["team_7Gw5ZMzpQA8h90F832KGp7nw"])?;
 //! let verifier = Verifier::new(trust, keys);
 //!
 //! let claims = verifier.verify(token, SystemTime::now()).await?;
@@ -19,8 +19,9 @@
 //! # }
 //! ```
 //!
-//! With the feature `axum`, `require_token` guards an axum application, `VerifiedCaller` tells a handler who calls, and
-//! `Problem` answers errors as `application/problem+json`.
+//! [`Verifier::authenticate`] does the same for the headers of a request, for any framework. With the feature `tower`,
+//! `RequireTokenLayer` guards axum, tonic, hyper and other services. With the feature `axum`, a handler takes a
+//! [`VerifiedCaller`] as an argument.
 //!
 //! # What is checked, in order
 //!
@@ -62,10 +63,10 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let vercel = Trust::project("acme", "storefront", "production").with_owner_ids(["team_7Gw5ZMzpQA8h90F832KGp7nw"]);
+//! let vercel = Trust::project("acme", "storefront", "production")?.with_owner_ids(["team_7Gw5ZMzpQA8h90F832KGp7nw"])?;
 //! // A workflow's token has none of Vercel's own claims: issuer, audience and subject decide.
 //! let workflow = Subject::new("repo:acme/storefront:ref:refs/heads/main");
-//! let github = Trust::issuer(GITHUB, ["https://api.example.com"], [workflow]);
+//! let github = Trust::issuer(GITHUB, ["https://api.example.com"], [workflow])?;
 //! let verifiers = Verifiers(HashMap::from([
 //!     (VERCEL, Verifier::new(vercel, KeySet::of_issuer(VERCEL)?)),
 //!     (GITHUB, Verifier::new(github, KeySet::of_issuer(GITHUB)?)),
@@ -83,7 +84,7 @@
 //! that key. It needs two development dependencies:
 //!
 //! ```text
-//! cargo add --dev jsonwebtoken@11 --no-default-features -F aws_lc_rs
+//! cargo add --dev jsonwebtoken@12 --no-default-features -F aws_lc_rs
 //! cargo add --dev serde_json@1
 //! ```
 //!
@@ -103,7 +104,7 @@
 //! let mut jwk = Jwk::from_encoding_key(&key, Algorithm::RS256)?;
 //! jwk.common.key_id = Some("test".into());
 //! let keys = KeySet::from_jwks(json!({ "keys": [jwk] }).to_string().as_bytes())?;
-//! let verifier = Verifier::new(Trust::project("acme", "storefront", "production"), keys);
+//! let verifier = Verifier::new(Trust::project("acme", "storefront", "production")?, keys);
 //!
 //! let now = SystemTime::now();
 //! let header = Header { kid: Some("test".into()), ..Header::new(Algorithm::RS256) };
@@ -120,14 +121,15 @@
 //! # }
 //! ```
 
+#[cfg(feature = "axum")]
+mod axum;
+mod bearer;
 mod claims;
 mod error;
-mod fetch;
-#[cfg(feature = "axum")]
-mod guard;
 mod jwk;
 mod key_set;
-#[cfg(feature = "axum")]
+#[cfg(feature = "tower")]
+mod layer;
 mod problem;
 mod strict;
 mod subject;
@@ -135,14 +137,14 @@ mod token;
 mod trust;
 mod verifier;
 
+pub use bearer::{Refusal, VerifiedCaller};
 pub use claims::Claims;
-pub use error::{BadDocument, Forbidden, Invalid, KeySetError, SkippedKey, Unusable, VerifyError};
-#[cfg(feature = "axum")]
-pub use guard::{VerifiedCaller, require_token};
+pub use error::{Forbidden, Invalid, KeySetError, TrustError, VerifyError};
 pub use key_set::KeySet;
-#[cfg(feature = "axum")]
+#[cfg(feature = "tower")]
+pub use layer::{RequireToken, RequireTokenLayer};
 pub use problem::Problem;
 pub use subject::Subject;
 pub use token::unverified_issuer;
-pub use trust::{Trust, VERCEL_ISSUER, is_slug, vercel_audience, vercel_issuer};
+pub use trust::{Trust, VERCEL_ISSUER};
 pub use verifier::Verifier;

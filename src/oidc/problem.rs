@@ -3,13 +3,20 @@
 //! A problem has a stable `code` for programs and a `detail` for people. It may have a second detail for the operator's
 //! log, which the client never sees.
 
-use axum::Json;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
 /// An error for the client. The response carries it in its extensions, for a layer that logs.
+///
+/// ```
+/// use http::StatusCode;
+/// use vercel_oidc_verifier::Problem;
+///
+/// let response: http::Response<String> =
+///     Problem::new(StatusCode::FORBIDDEN, "forbidden", "Only production may publish.").into_response();
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Problem(
     // Boxed, so that a handler's `Result` stays small.
@@ -22,7 +29,7 @@ struct Parts {
     code: &'static str,
     detail: String,
     log_detail: Option<String>,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: HeaderMap,
 }
 
 #[derive(Serialize)]
@@ -39,13 +46,14 @@ impl Problem {
     /// Makes a problem. Clients compare the code, so it should stay stable; the detail says what is wrong and what to
     /// do.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self(Box::new(Parts { status, code, detail: detail.into(), log_detail: None, header: None }))
+        let headers = HeaderMap::new();
+        Self(Box::new(Parts { status, code, detail: detail.into(), log_detail: None, headers }))
     }
 
-    /// Adds a header to the response.
+    /// Adds a header to the response. A header of the same name stays.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.0.header = Some((name, value));
+        self.0.headers.append(name, value);
         self
     }
 
@@ -53,6 +61,13 @@ impl Problem {
     #[must_use]
     pub fn with_log_detail(mut self, log_detail: impl Into<String>) -> Self {
         self.0.log_detail = Some(log_detail.into());
+        self
+    }
+
+    /// Replaces the status, for a client that does not know it.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
         self
     }
 
@@ -75,10 +90,9 @@ impl Problem {
     pub fn log_detail(&self) -> &str {
         self.0.log_detail.as_deref().unwrap_or(&self.0.detail)
     }
-}
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    /// The response, which carries the problem in its extensions.
+    pub fn into_response<B: From<String>>(self) -> Response<B> {
         let body = Body {
             // RFC 9457, section 4.2.1: the title is then the phrase of the status code.
             kind: "about:blank",
@@ -87,9 +101,11 @@ impl IntoResponse for Problem {
             detail: &self.0.detail,
             code: self.0.code,
         };
-        let mut response = (self.0.status, Json(body)).into_response();
+        // Strings and a number are always written.
+        let mut response = Response::new(serde_json::to_string(&body).unwrap_or_default().into());
+        *response.status_mut() = self.0.status;
         let headers = response.headers_mut();
-        headers.extend(self.0.header.clone());
+        headers.clone_from(&self.0.headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         // A cache may store some errors by default (RFC 9111, section 4.2.2).
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -100,13 +116,30 @@ impl IntoResponse for Problem {
 
 #[cfg(test)]
 mod tests {
+    use http::header::WWW_AUTHENTICATE;
+
     use super::*;
+
+    fn not_found() -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing.")
+    }
 
     #[test]
     fn no_problem_is_cached() {
-        let problem = Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing.");
-        let response = problem.with_header(CACHE_CONTROL, HeaderValue::from_static("public")).into_response();
+        let problem = not_found().with_header(CACHE_CONTROL, HeaderValue::from_static("public"));
+        let response = problem.into_response::<String>();
         assert_eq!(response.headers().get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(), ["no-store"]);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let body = r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"There is nothing.","code":"not_found"}"#;
+        assert_eq!(response.body(), body);
+    }
+
+    /// A server can offer several schemes (RFC 9110, section 11.6.1).
+    #[test]
+    fn a_second_challenge_does_not_replace_the_first() {
+        let challenge =
+            |problem: Problem, value| problem.with_header(WWW_AUTHENTICATE, HeaderValue::from_static(value));
+        let response = challenge(challenge(not_found(), "Bearer"), "Basic").into_response::<String>();
+        assert_eq!(response.headers().get_all(WWW_AUTHENTICATE).iter().collect::<Vec<_>>(), ["Bearer", "Basic"]);
     }
 }

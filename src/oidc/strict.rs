@@ -3,8 +3,10 @@
 //! Pure functions. If two parsers read a text differently, an attacker can use the difference. So each value has one
 //! spelling here, and no JSON type is converted to another.
 
+use std::fmt;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::de::{DeserializeOwned, Error};
+use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -36,6 +38,66 @@ pub(crate) fn if_present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(member:
 /// `Value` reads `{"$serde_json::private::RawValue": "\"acme\""}` as the string `acme`.
 pub(crate) fn if_string<'de, D: Deserializer<'de>>(member: D) -> Result<Option<String>, D::Error> {
     Ok(serde_json::from_str(<&RawValue>::deserialize(member)?.get()).ok())
+}
+
+/// JSON that `serde_json::Value` reads as it is written: no object, at any depth, has the name that turns it into another
+/// value. (The other name of this kind, `$serde_json::private::Number`, can only turn an object into a number.)
+pub(crate) struct AsWritten;
+
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
+
+impl<'de> Deserialize<'de> for AsWritten {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for AsWritten {
+    type Value = Self;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self, A::Error> {
+        while elements.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self, A::Error> {
+        while let Some((name, _)) = members.next_entry::<String, Self>()? {
+            if name == RAW_VALUE {
+                return Err(Error::custom(format_args!(
+                    "a claim has the member `{RAW_VALUE}`, which serde_json reserves"
+                )));
+            }
+        }
+        Ok(self)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Pure comparisons of text.
 
+use crate::error::TrustError;
+
 /// An accepted `sub`. `*` matches one or more characters other than `:`.
 ///
 /// A `*` never crosses a `:`, so a name that an attacker chooses can't fill two fields of a pattern.
@@ -24,8 +26,15 @@ impl Subject {
     }
 
     /// Makes the `sub` of one project's tokens in one environment.
-    pub fn of(team: &str, project: &str, environment: &str) -> Self {
-        Self(format!("owner:{team}:project:{project}:environment:{environment}"))
+    ///
+    /// # Errors
+    ///
+    /// A name is empty, or has a `*` or a `:`. Each of these would accept other subjects than the one that is meant.
+    pub fn of(team: &str, project: &str, environment: &str) -> Result<Self, TrustError> {
+        for (name, part) in [("team", team), ("project", project), ("environment", environment)] {
+            require_name(name, part)?;
+        }
+        Ok(Self(format!("owner:{team}:project:{project}:environment:{environment}")))
     }
 
     /// The pattern as it was given.
@@ -47,6 +56,29 @@ impl Subject {
         fields.clone().count() == sub.split(':').count()
             && fields.zip(sub.split(':')).all(|(pattern, value)| field_matches(pattern, value))
     }
+}
+
+/// A name that is a part of a subject. A `:` would move the parts after it.
+pub(crate) fn require_name(name: &'static str, part: &str) -> Result<(), TrustError> {
+    require_plain(name, part)?;
+    if part.contains(':') {
+        return Err(TrustError { name, problem: "has a `:`: use its plain name" });
+    }
+    Ok(())
+}
+
+/// A value that is compared with a claim character by character. Someone who writes a `*` expects a pattern.
+pub(crate) fn require_plain(name: &'static str, value: &str) -> Result<(), TrustError> {
+    if value.is_empty() {
+        return Err(TrustError { name, problem: "is empty" });
+    }
+    if value.contains('*') {
+        return Err(TrustError {
+            name,
+            problem: "has a `*`, which is a pattern in a subject alone: use `Subject::new`",
+        });
+    }
+    Ok(())
 }
 
 /// Takes time linear in the length of the value. Each literal is matched at its first place, which leaves the longest
@@ -76,6 +108,8 @@ fn field_matches(pattern: &str, value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     #[test]
@@ -100,6 +134,22 @@ mod tests {
             ("a.c", "abc", false),
         ] {
             assert_eq!(Subject::new(pattern).matches(sub), matches, "{pattern} {sub}");
+        }
+    }
+
+    #[test]
+    fn each_part_of_a_subject_is_a_plain_name() {
+        let plain = Subject::of("acme", "my-shop", "production").unwrap();
+        assert_eq!(plain.as_str(), "owner:acme:project:my-shop:environment:production");
+        for odd in ["*", "a*", "a:b", ":", ""] {
+            for (name, parts) in [
+                ("team", [odd, "shop", "production"]),
+                ("project", ["acme", odd, "production"]),
+                ("environment", ["acme", "shop", odd]),
+            ] {
+                let [team, project, environment] = parts;
+                assert_eq!(Subject::of(team, project, environment).unwrap_err().name, name, "{odd}");
+            }
         }
     }
 

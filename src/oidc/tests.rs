@@ -30,7 +30,7 @@ pub(crate) fn key_set() -> KeySet {
 }
 
 pub(crate) fn trust() -> Trust {
-    Trust::project("acme", "storefront", "production")
+    Trust::project("acme", "storefront", "production").unwrap()
 }
 
 /// A token of any bytes, with a valid signature.

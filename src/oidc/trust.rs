@@ -8,8 +8,8 @@ use std::slice::from_ref;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::claims::Claims;
-use crate::error::{Forbidden, Invalid, VerifyError};
-use crate::subject::Subject;
+use crate::error::{Forbidden, Invalid, TrustError, VerifyError};
+use crate::subject::{Subject, require_name, require_plain};
 
 /// Vercel's issuer in global mode. In team mode, a slash and the team's slug follow.
 pub const VERCEL_ISSUER: &str = "https://oidc.vercel.com";
@@ -21,17 +21,20 @@ const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 /// ```
 /// use vercel_oidc_verifier::{Subject, Trust};
 ///
+/// # fn main() -> Result<(), vercel_oidc_verifier::TrustError> {
 /// // One project in production. Names can change hands, so the team's id is checked, too.
-/// let trust = Trust::project("acme", "storefront", "production").with_owner_ids(["team_7Gw5ZMzpQA8h90F832KGp7nw"]);
+/// let trust = Trust::project("acme", "storefront", "production")?.with_owner_ids(["team_7Gw5ZMzpQA8h90F832KGp7nw"])?;
 /// assert!(!trust.rests_on_names());
 ///
 /// // Anything else: one issuer, its audiences, its subjects.
 /// let trust = Trust::issuer(
 ///     "https://oidc.vercel.com/acme",
 ///     ["https://api.example.com"],
-///     [Subject::of("acme", "storefront", "production"), Subject::new("owner:acme:project:admin-*:environment:preview")],
-/// );
+///     [Subject::of("acme", "storefront", "production")?, Subject::new("owner:acme:project:admin-*:environment:preview")],
+/// )?;
 /// assert!(trust.rests_on_names());
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Trust {
@@ -53,29 +56,49 @@ enum Callers {
 
 impl Trust {
     /// Trusts one project in one environment: in team issuer mode, with Vercel's default audience.
-    pub fn project(team: &str, project: &str, environment: &str) -> Self {
-        Self::issuer(vercel_issuer(team), [vercel_audience(team)], [Subject::of(team, project, environment)])
+    ///
+    /// # Errors
+    ///
+    /// As for [`Subject::of`].
+    pub fn project(team: &str, project: &str, environment: &str) -> Result<Self, TrustError> {
+        let subject = Subject::of(team, project, environment)?;
+        Self::issuer(format!("{VERCEL_ISSUER}/{team}"), [vercel_audience(team)], [subject])
     }
 
     /// Trusts the tokens of one issuer that have one of these audiences and one of these subjects.
+    ///
+    /// # Errors
+    ///
+    /// The issuer has a comma or white space, an audience has a `*`, or one of them is empty.
     pub fn issuer(
         issuer: impl Into<String>,
         audiences: impl IntoIterator<Item = impl Into<String>>,
         subjects: impl IntoIterator<Item = Subject>,
-    ) -> Self {
-        Self::new(Callers::Named {
-            issuer: issuer.into(),
-            audiences: strings(audiences),
-            subjects: subjects.into_iter().collect(),
-        })
+    ) -> Result<Self, TrustError> {
+        let issuer = issuer.into();
+        if issuer.is_empty() || issuer.contains(|c: char| c == ',' || c.is_whitespace()) {
+            return Err(TrustError {
+                name: "issuer",
+                problem: "is empty, or has a comma or white space: name one issuer",
+            });
+        }
+        let audiences = plain("audience", audiences)?;
+        Ok(Self::new(Callers::Named { issuer, audiences, subjects: subjects.into_iter().collect() }))
     }
 
     /// Trusts one project in one environment. For a caller and an API in the same deployment.
     ///
     /// A project's id is unique at Vercel, so no name is compared. The issuer may be Vercel's in team or global mode,
     /// and the audience must be the default of the token's team.
-    pub fn same_project(project_id: impl Into<String>, environment: impl Into<String>) -> Self {
-        Self::new(Callers::SameProject { project_id: project_id.into(), environment: environment.into() })
+    ///
+    /// # Errors
+    ///
+    /// One of them is empty or has a `*`, or the environment has a `:`.
+    pub fn same_project(project_id: impl Into<String>, environment: impl Into<String>) -> Result<Self, TrustError> {
+        let (project_id, environment) = (project_id.into(), environment.into());
+        require_plain("project's id", &project_id)?;
+        require_name("environment", &environment)?;
+        Ok(Self::new(Callers::SameProject { project_id, environment }))
     }
 
     fn new(callers: Callers) -> Self {
@@ -83,15 +106,21 @@ impl Trust {
     }
 
     /// Also requires the `owner_id` claim to be one of these.
-    #[must_use]
-    pub fn with_owner_ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { owner_ids: Some(strings(ids)), ..self }
+    ///
+    /// # Errors
+    ///
+    /// An id is empty or has a `*`.
+    pub fn with_owner_ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, TrustError> {
+        Ok(Self { owner_ids: Some(plain("team's id", ids)?), ..self })
     }
 
     /// Also requires the `project_id` claim to be one of these.
-    #[must_use]
-    pub fn with_project_ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { project_ids: Some(strings(ids)), ..self }
+    ///
+    /// # Errors
+    ///
+    /// An id is empty or has a `*`.
+    pub fn with_project_ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, TrustError> {
+        Ok(Self { project_ids: Some(plain("project's id", ids)?), ..self })
     }
 
     /// Changes the clock skew that is allowed for `exp`, `nbf` and `iat`: 30 s by default.
@@ -132,7 +161,7 @@ impl Trust {
             Callers::Named { issuer, .. } if claims.iss() == Some(issuer) => Ok(()),
             Callers::SameProject { .. } if claims.iss().is_some_and(is_vercel_issuer) => Ok(()),
             Callers::Named { issuer, .. } => refusal(issuer.clone()),
-            Callers::SameProject { .. } => refusal(vercel_issuer("TEAM")),
+            Callers::SameProject { .. } => refusal(format!("{VERCEL_ISSUER}/TEAM")),
         }
     }
 
@@ -199,29 +228,24 @@ fn check_one_of(claim: &'static str, found: Option<&str>, accepted: &[String]) -
     Err(Forbidden { claim, found: found.map(String::from), accepted: accepted.join(", ") })
 }
 
-fn strings(texts: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
-    texts.into_iter().map(Into::into).collect()
-}
-
-/// A team's issuer in team issuer mode.
-pub fn vercel_issuer(team: &str) -> String {
-    format!("{VERCEL_ISSUER}/{team}")
+fn plain(name: &'static str, values: impl IntoIterator<Item = impl Into<String>>) -> Result<Vec<String>, TrustError> {
+    let values: Vec<String> = values.into_iter().map(Into::into).collect();
+    values.iter().try_for_each(|value| require_plain(name, value))?;
+    Ok(values)
 }
 
 /// The audience of a team's tokens, unless they were exchanged for another.
-pub fn vercel_audience(team: &str) -> String {
+fn vercel_audience(team: &str) -> String {
     format!("https://vercel.com/{team}")
 }
 
+/// Vercel's issuer in either mode. A slug has letters, digits, `-` and `_`.
 fn is_vercel_issuer(issuer: &str) -> bool {
+    let is_slug =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     issuer
         .strip_prefix(VERCEL_ISSUER)
         .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/').is_some_and(is_slug))
-}
-
-/// Whether this can be a team's slug: one or more letters, digits, `-` and `_`.
-pub fn is_slug(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// Describes the rules, for the operator.
@@ -257,11 +281,11 @@ mod tests {
     const NOW: u64 = 1_790_000_000;
 
     fn project() -> Trust {
-        Trust::project("acme", "shop", "production").with_leeway(Duration::ZERO)
+        Trust::project("acme", "shop", "production").unwrap().with_leeway(Duration::ZERO)
     }
 
     fn same_project() -> Trust {
-        Trust::same_project("prj_1", "production").with_leeway(Duration::ZERO)
+        Trust::same_project("prj_1", "production").unwrap().with_leeway(Duration::ZERO)
     }
 
     /// Checks the claims of an accepted token with these changes, half a second after `NOW`; `null` removes a claim.
@@ -350,17 +374,44 @@ mod tests {
     #[test]
     fn an_empty_list_accepts_no_token() {
         let nothing = || Vec::<String>::new();
-        let subject = || [Subject::of("acme", "shop", "production")];
-        assert!(check(&Trust::issuer("https://oidc.vercel.com/acme", nothing(), subject()), &[]).is_err());
-        assert!(check(&Trust::issuer("https://oidc.vercel.com/acme", ["https://vercel.com/acme"], []), &[]).is_err());
-        assert!(check(&project().with_owner_ids(nothing()), &[]).is_err());
-        assert!(check(&project().with_project_ids(nothing()), &[]).is_err());
+        let subject = Subject::of("acme", "shop", "production").unwrap();
+        for trust in [
+            Trust::issuer("https://oidc.vercel.com/acme", nothing(), [subject]),
+            Trust::issuer("https://oidc.vercel.com/acme", ["https://vercel.com/acme"], []),
+            project().with_owner_ids(nothing()),
+            project().with_project_ids(nothing()),
+        ] {
+            assert!(check(&trust.unwrap(), &[]).is_err());
+        }
+    }
+
+    /// A `*` is a pattern in a subject alone.
+    #[test]
+    fn each_constructor_refuses_what_would_not_mean_what_it_says() {
+        let issuer = |issuer: &str, audience: &str| Trust::issuer(issuer, [audience], []);
+        for (trust, name) in [
+            (Trust::project("acme", "*", "production"), "project"),
+            (Trust::project("acme", "shop", "a:b"), "environment"),
+            (Trust::project("", "shop", "production"), "team"),
+            (issuer("https://a.test,https://b.test", "x"), "issuer"),
+            (issuer("https://a.test https://b.test", "x"), "issuer"),
+            (issuer("", "x"), "issuer"),
+            (issuer("https://a.test", "*"), "audience"),
+            (issuer("https://a.test", ""), "audience"),
+            (Trust::same_project("*", "production"), "project's id"),
+            (Trust::same_project("prj_1", "*"), "environment"),
+            (Trust::same_project("prj_1", "a:b"), "environment"),
+            (project().with_owner_ids(["team_1", "team_*"]), "team's id"),
+            (project().with_project_ids([""]), "project's id"),
+        ] {
+            assert_eq!(trust.unwrap_err().name, name);
+        }
     }
 
     #[test]
     fn ids_are_required_in_both_modes() {
         for trust in [project(), same_project()] {
-            let trust = trust.with_owner_ids(["team_1", "team_2"]).with_project_ids(["prj_1"]);
+            let trust = trust.with_owner_ids(["team_1", "team_2"]).unwrap().with_project_ids(["prj_1"]).unwrap();
             assert_eq!(check(&trust, &[("owner_id", json!("team_2"))]), Ok(()));
             for (claim, value) in [
                 ("owner_id", json!("team_3")),

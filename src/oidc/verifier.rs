@@ -16,7 +16,7 @@ use crate::key_set::{KeySet, NoKey};
 use crate::token::UnverifiedToken;
 use crate::trust::Trust;
 
-/// Vercel gives a function the same token for up to 45 minutes. A cached token and its claims take about 3 KiB, so this
+/// Vercel gives a function the same token for up to 90 minutes. A cached token and its claims take about 3 KiB, so this
 /// many take about 30 MB.
 const DEFAULT_CACHED_TOKENS: usize = 10_000;
 
@@ -61,6 +61,9 @@ impl Verifier {
     }
 
     /// Returns the claims of this token if it is accepted now.
+    ///
+    /// A fetch of the issuer's keys needs a tokio runtime with its I/O and time drivers. Outside of a runtime, the fetch
+    /// fails: the result is [`VerifyError::KeysUnavailable`], and the log says why.
     ///
     /// # Errors
     ///

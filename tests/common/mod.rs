@@ -151,7 +151,7 @@ impl<S: tracing::Subscriber> Layer<S> for EndedFetches {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
         // A fetch logs one event with its duration. Events about single keys have no duration.
-        if metadata.target() == "vercel_oidc_verifier::key_set" && metadata.fields().field("duration_ms").is_some() {
+        if metadata.target().starts_with("vercel_oidc_verifier") && metadata.fields().field("duration_ms").is_some() {
             self.0.send_modify(|ended| *ended += 1);
         }
     }

@@ -19,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|payload: &[u8]| {
         let Jwk { algorithm, .. } = Jwk::from_encoding_key(&KEY, Algorithm::RS256).unwrap();
         let jsonwebtoken::jwk::AlgorithmParameters::RSA(rsa) = algorithm else { unreachable!("an RSA key") };
         let jwks = format!(r#"{{"keys":[{{"kty":"RSA","kid":"k","n":"{}","e":"{}"}}]}}"#, rsa.n, rsa.e);
-        Verifier::new(Trust::project("acme", "storefront", "production"), KeySet::from_jwks(jwks.as_bytes()).unwrap())
+        Verifier::new(Trust::project("acme", "storefront", "production").unwrap(), KeySet::from_jwks(jwks.as_bytes()).unwrap())
     });
     // {"alg":"RS256","kid":"k"}
     let message = format!("eyJhbGciOiJSUzI1NiIsImtpZCI6ImsifQ.{}", BASE64_URL_SAFE_NO_PAD.encode(payload));

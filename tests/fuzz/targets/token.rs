@@ -9,7 +9,7 @@ use vercel_oidc_verifier::{KeySet, Trust, Verifier, unverified_issuer};
 
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let jwks = format!(r#"{{"keys":[{{"kty":"RSA","kid":"k","n":"{}","e":"AQAB"}}]}}"#, "_".repeat(342));
-    Verifier::new(Trust::project("acme", "storefront", "production"), KeySet::from_jwks(jwks.as_bytes()).unwrap())
+    Verifier::new(Trust::project("acme", "storefront", "production").unwrap(), KeySet::from_jwks(jwks.as_bytes()).unwrap())
 });
 
 libfuzzer_sys::fuzz_target!(|token: &[u8]| {
