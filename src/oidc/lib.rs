@@ -136,6 +136,8 @@ mod subject;
 mod token;
 mod trust;
 mod verifier;
+#[cfg(test)]
+mod wycheproof;
 
 pub use bearer::{Refusal, VerifiedCaller};
 pub use claims::Claims;
