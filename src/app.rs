@@ -21,7 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use vercel_oidc_verifier::{Problem, Verifier, require_token};
 
-use crate::observe::observe;
+use crate::server::requests::observe;
 
 /// How much of a request's body a handler may read.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;

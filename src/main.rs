@@ -1,10 +1,9 @@
 //! The backend's binary: settings, log, listener, signals. Everything else is in the library.
 
-mod log;
-
 use std::io;
 use std::process::exit;
 
+use backend::server::log;
 use backend::settings::Settings;
 use tokio::net::TcpListener;
 

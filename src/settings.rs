@@ -472,8 +472,8 @@ mod tests {
         ] {
             assert_eq!(filter(text), default(level), "{text}");
         }
-        let list = Targets::new().with_default(LevelFilter::WARN).with_target("backend::serve", LevelFilter::DEBUG);
-        assert_eq!(filter("warn, backend::serve = debug,"), expected(list));
+        let list = Targets::new().with_default(LevelFilter::WARN).with_target("backend::server", LevelFilter::DEBUG);
+        assert_eq!(filter("warn, backend::server = debug,"), expected(list));
         for text in [
             "warning",
             "true",

@@ -328,7 +328,7 @@ async fn logs_one_json_object_a_line() {
     let (code, output) = backend.end().await;
     assert_eq!(code, Some(0));
     let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let requests: Vec<_> = lines.iter().filter(|line| line["target"] == "backend::observe").collect();
+    let requests: Vec<_> = lines.iter().filter(|line| line["target"] == "backend::server::requests").collect();
     let [accepted, refused, forbidden] = requests[..] else { panic!("{output}") };
     assert_eq!(
         (&accepted["level"], &accepted["status"], &accepted["route"]),

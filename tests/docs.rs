@@ -55,7 +55,7 @@ fn code(name: &str) -> String {
 
 /// The code of both programs. `src/routes.rs` is the user's.
 fn code_of_both_programs() -> String {
-    let folders = ["src", "src/oidc", "api", "api/_app", "api/_oidc"];
+    let folders = ["src", "src/server", "src/oidc", "api", "api/_app", "api/_oidc"];
     let files = folders.iter().flat_map(|folder| rust_files(folder)).filter(|name| name != "src/routes.rs");
     files.map(|name| code(&name)).collect::<Vec<_>>().join("\n")
 }

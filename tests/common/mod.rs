@@ -106,7 +106,7 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let verifier = Arc::new(verifier(settings(&issuer.url(), &[])));
         let app = backend::app::app(routes, verifier.clone());
-        let backend = Self::spawn(address, backend::serve::serve(listener, app, pending()));
+        let backend = Self::spawn(address, backend::server::serve(listener, app, pending()));
         verifier.keys().prefetch(SystemTime::now());
         backend.fetches_ended(1).await;
         backend

@@ -20,7 +20,10 @@ const MAX_HEADER_BYTES: usize = 128;
 const MAX_CLAIM_CHARS: usize = 400;
 
 /// Answers this request with `answer`, and logs what is answered.
-pub async fn observe<F: Future<Output = Response>>(request: Request, answer: impl FnOnce(Request) -> F) -> Response {
+pub(crate) async fn observe<F: Future<Output = Response>>(
+    request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();

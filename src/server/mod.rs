@@ -1,7 +1,11 @@
 //! Serves the application until it is told to stop, and limits the number of connections.
 //!
-//! `axum::serve` has no such limit. At the limit, the connection that has been idle longest is closed. `connection.rs`
+//! `axum::serve` has no such limit. At the limit, the connection that has been idle longest is closed. [`connection`]
 //! serves a single connection.
+
+mod connection;
+pub mod log;
+pub(crate) mod requests;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,8 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
+use self::connection::Activity;
 use crate::app::App;
-use crate::connection::{self, Activity};
 
 /// Longer than a request that waits for a fetch of the keys (5 s).
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
