@@ -316,7 +316,7 @@ async fn warns_if_trust_rests_on_names() {
 #[tokio::test]
 async fn logs_one_json_object_a_line() {
     let issuer = FakeIssuer::start(&KEY).await;
-    let variables = [("LOG_FORMAT", "json"), ("RUST_LOG", "backend=debug")];
+    let variables = [("LOG_FORMAT", "json"), ("RUST_LOG", "info,access=debug")];
     let backend = Program::start(&issuer, &variables).await;
     let authorization = format!("Bearer {}", token());
     let headers =
@@ -328,15 +328,16 @@ async fn logs_one_json_object_a_line() {
     let (code, output) = backend.end().await;
     assert_eq!(code, Some(0));
     let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let requests: Vec<_> = lines.iter().filter(|line| line["target"] == "backend::server::requests").collect();
+    let requests: Vec<_> =
+        lines.iter().filter(|line| line["duration_ms"].is_number() && line["keys"].is_null()).collect();
     let [accepted, refused, forbidden] = requests[..] else { panic!("{output}") };
     assert_eq!(
         (&accepted["level"], &accepted["status"], &accepted["route"]),
         (&json!("DEBUG"), &json!(200), &json!("/"))
     );
+    assert_eq!(accepted["target"], "access");
     assert_eq!((&accepted["sub"], &accepted["method"]), (&claims()["sub"], &json!("GET")));
     assert_eq!((&accepted["x_vercel_id"], &accepted["traceparent"]), (&json!("fra1::x"), &json!("00-1-2-01")));
-    assert!(accepted["duration_ms"].is_number());
     assert_eq!((&refused["level"], &refused["code"]), (&json!("INFO"), &json!("invalid_token")));
     assert!(refused["reason"].as_str().unwrap().contains("compact JWS") && refused["sub"].is_null());
     assert_eq!((&forbidden["level"], &forbidden["code"]), (&json!("INFO"), &json!("forbidden")));

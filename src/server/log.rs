@@ -18,6 +18,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
+use super::json_lines::JsonLines;
 use crate::settings::LogFormat;
 
 /// Enough for a few seconds of a flood of refusals. It takes a few megabytes.
@@ -73,7 +74,7 @@ fn with_timeout(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn dispatch(
+pub(crate) fn dispatch(
     format: LogFormat,
     filter: Targets,
     writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -83,7 +84,7 @@ fn dispatch(
     let log = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => log.with(lines).into(),
-        LogFormat::Json => log.with(lines.json().flatten_event(true)).into(),
+        LogFormat::Json => log.with(lines.fmt_fields(JsonLines).event_format(JsonLines)).into(),
     }
 }
 

@@ -1,14 +1,19 @@
-//! One log event per request, with stable field names.
+//! What every request gets: a span, and one event with its answer.
 //!
-//! Accepted requests are logged at `debug`, refused requests at `info`, failed requests at `error`. An event holds the
-//! route, the two headers that trace a request, `sub`, and the claims in the reason for a refusal. It holds no path, query
-//! or other header. A method or header that is long enough for a token is left out.
+//! Each line that a handler logs carries the span's fields: the method, the route, the two headers that trace a request,
+//! and `sub` once the token is verified. Accepted requests are logged at `debug` with the target `access`, refused
+//! requests at `info`, failed requests at `error`. No path, query or other header is logged. A method or header that is
+//! long enough for a token is left out.
 
-use std::time::Instant;
+use std::time::Duration;
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, HeaderName};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use tower_http::trace::{HttpMakeClassifier, TraceLayer};
+use tracing::Span;
+use tracing::field::Empty;
 use vercel_oidc_verifier::{Problem, VerifiedCaller};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -19,50 +24,77 @@ const MAX_HEADER_BYTES: usize = 128;
 /// Longer than any `sub` of Vercel's: owner, project and environment have at most 100 characters each.
 const MAX_CLAIM_CHARS: usize = 400;
 
-/// Answers this request with `answer`, and logs what is answered.
-pub(crate) async fn observe<F: Future<Output = Response>>(
-    request: Request,
-    answer: impl FnOnce(Request) -> F,
-) -> Response {
-    let began = Instant::now();
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let traceparent = short_header(request.headers(), TRACEPARENT);
-    let x_vercel_id = short_header(request.headers(), X_VERCEL_ID);
-    let response = answer(request).await;
+pub(crate) type RequestLog =
+    TraceLayer<HttpMakeClassifier, fn(&Request) -> Span, (), fn(&Response, Duration, &Span), (), (), ()>;
+
+/// The layer that opens the span and logs the answer.
+pub(crate) fn log() -> RequestLog {
+    let layer = TraceLayer::new_for_http().on_request(()).on_body_chunk(()).on_eos(()).on_failure(());
+    layer.make_span_with(span as fn(&_) -> _).on_response(log_answer as fn(&_, _, &_))
+}
+
+fn span(request: &Request) -> Span {
+    let method = request.method().as_str();
+    // At `error`, so that lines of every level carry the fields.
+    tracing::error_span!(
+        "request",
+        // A client can send any word as the method.
+        method = (method.len() <= MAX_HEADER_BYTES).then_some(method),
+        route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str),
+        traceparent = short_header(request.headers(), TRACEPARENT),
+        x_vercel_id = short_header(request.headers(), X_VERCEL_ID),
+        sub = Empty,
+    )
+}
+
+/// Adds the verified caller to the span.
+pub(crate) fn log_caller(request: Request) -> Request {
+    let span = Span::current();
+    if let Some(sub) = request.extensions().get::<VerifiedCaller>().and_then(|caller| caller.claims().sub())
+        && !span.is_disabled()
+    {
+        span.record("sub", escaped(sub));
+    }
+    request
+}
+
+/// Logs the answer. This is the one place that decides which answers are logged.
+fn log_answer(response: &Response, duration: Duration, _: &Span) {
     let problem = response.extensions().get::<Problem>();
-    let caller = response.extensions().get::<VerifiedCaller>();
+    let code = problem.map(Problem::code);
+    const HERE: &str = module_path!();
     macro_rules! log {
-        ($level:ident, $message:literal) => {
+        ($level:ident, $target:expr, $message:literal) => {
             tracing::$level!(
-                // A client can send any word as the method.
-                method = (method.as_str().len() <= MAX_HEADER_BYTES).then_some(method.as_str()),
-                route = route.as_ref().map(MatchedPath::as_str),
+                target: $target,
                 status = response.status().as_u16(),
-                duration_ms = began.elapsed().as_micros() as f64 / 1000.0,
-                code = problem.map(Problem::code),
+                duration_ms = duration.as_micros() as f64 / 1000.0,
+                code,
                 reason = problem.map(Problem::log_detail),
-                sub = caller.and_then(|caller| caller.claims().sub()).map(escaped),
-                traceparent,
-                x_vercel_id,
                 $message
             )
         };
     }
-    let code = problem.map(Problem::code);
     match response.status() {
         // A 503 with this code is the issuer's failure. Any other 503 is a handler's.
-        status if status.is_client_error() || code == Some("keys_unavailable") => log!(info, "refused a request"),
-        status if status.is_server_error() => log!(error, "failed to answer a request"),
-        _ => log!(debug, "answered a request"),
+        status if status.is_client_error() || code == Some("keys_unavailable") => log!(info, HERE, "refused a request"),
+        status if status.is_server_error() => log!(error, HERE, "failed to answer a request"),
+        _ => log!(debug, "access", "answered a request"),
     }
-    response
+}
+
+/// Gives an answer to a request whose handler took too long. `TimeoutLayer` leaves its body empty.
+pub(crate) fn explain_timeout(response: Response) -> Response {
+    if response.status() != StatusCode::GATEWAY_TIMEOUT || !response.body().is_end_stream() {
+        return response;
+    }
+    let detail = "This API did not answer in time. The request may have been carried out in part.";
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail).into_response()
 }
 
 /// A header's value, unless it is long enough to hold a token or to fill the log.
-fn short_header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    let value = headers.get(name)?.to_str().ok()?;
-    (value.len() <= MAX_HEADER_BYTES).then(|| value.to_owned())
+fn short_header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok().filter(|value| value.len() <= MAX_HEADER_BYTES)
 }
 
 /// A claim, escaped and cut, so that it can't forge a line, hide text or fill the log.
