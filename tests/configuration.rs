@@ -58,6 +58,7 @@ fn reports_every_problem_at_once_and_opens_no_port() {
         ("OIDC_AUDIENCE", ","),
         ("OIDC_CLOCK_LEEWAY_SECONDS", "301"),
         ("OIDC_REMEMBERED_TOKENS", "many"),
+        ("TOKIO_WORKER_THREADS", "0"),
     ]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     let mut named: Vec<_> = stderr.lines().map(|line| line.split(':').next().unwrap()).collect();
@@ -76,6 +77,7 @@ fn reports_every_problem_at_once_and_opens_no_port() {
         "OIDC_REMEMBERED_TOKENS",
         "OIDC_TEAM_SLUG",
         "RUST_LOG",
+        "TOKIO_WORKER_THREADS",
     ];
     assert_eq!(named, expected, "{stderr}");
 }
@@ -126,6 +128,9 @@ fn refuses_each_wrong_value_alone() {
         ("OIDC_CLOCK_LEEWAY_SECONDS", "-1"),
         ("OIDC_CLOCK_LEEWAY_SECONDS", "1.5"),
         ("OIDC_REMEMBERED_TOKENS", "-1"),
+        ("TOKIO_WORKER_THREADS", "0"),
+        ("TOKIO_WORKER_THREADS", "1025"),
+        ("TOKIO_WORKER_THREADS", "two"),
     ];
     for (name, value) in wrong {
         let (code, _, stderr) = run(&[PROJECT[0], PROJECT[1], (name, value)]);
@@ -180,6 +185,47 @@ fn a_variable_that_is_not_utf8_is_an_error() {
         let (code, _, stderr) = run_to_the_end(&mut command);
         assert_eq!((code, stderr.trim_end()), (Some(2), &*format!("{name}: is not valid UTF-8")));
     }
+}
+
+/// The number of threads is 1 to 1024. A blank value counts as unset.
+#[tokio::test]
+async fn serves_with_the_given_number_of_threads() {
+    for threads in ["1", "2", "", " "] {
+        let issuer = FakeIssuer::start(&KEY).await;
+        let backend = Program::start(&issuer, &[("TOKIO_WORKER_THREADS", threads)]).await;
+        assert_eq!(get(backend.address, &token()).await.status, 200, "{threads}");
+    }
+}
+
+#[test]
+fn reports_unknown_arguments_with_the_other_errors() {
+    let secret = token();
+    let mut command = command();
+    command.args(["--port=80", "serve", &secret, "--help=x"]).envs([PROJECT[0]]);
+    let (code, stdout, stderr) = run_to_the_end(&mut command);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    let named: Vec<_> = stderr.lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(named, ["`--port=80`", "`serve`", &format!("`{}`", &secret[..24]), "`--help=x`", "OIDC_PROJECT_NAME"]);
+    // An unknown argument is an error also if every setting is valid.
+    let (code, _, stderr) = run_to_the_end(command_with_valid_settings().arg("--verbose"));
+    assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{stderr}");
+}
+
+fn command_with_valid_settings() -> Command {
+    let mut command = command();
+    command.envs(PROJECT);
+    command
+}
+
+#[test]
+fn answers_help_and_version_without_settings() {
+    for (argument, text) in [("--help", "docs/settings.md"), ("-h", "docs/settings.md"), ("-V", "backend 0.")] {
+        let (code, stdout, stderr) = run_to_the_end(command().arg(argument));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{argument}");
+        assert!(stdout.contains(text), "{argument}: {stdout}");
+    }
+    let (code, stdout, _) = run_to_the_end(command().arg("--version"));
+    assert_eq!((code, stdout), (Some(0), format!("backend {}", env!("CARGO_PKG_VERSION"))));
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn variables_of_the_programs() -> BTreeSet<String> {
     let literals = code.split('"').filter(|text| is_variable(text));
     let is_ours = |name: &&str| {
         ["OIDC_", "VERCEL_", "BACKEND_"].iter().any(|start| name.starts_with(start))
-            || ["HOST", "PORT", "LOG_FORMAT", "RUST_LOG"].contains(name)
+            || ["HOST", "PORT", "LOG_FORMAT", "RUST_LOG", "TOKIO_WORKER_THREADS"].contains(name)
     };
     let variables: BTreeSet<_> = literals.filter(is_ours).map(String::from).collect();
     assert!(variables.len() >= 20, "{variables:?}");
