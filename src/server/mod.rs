@@ -289,6 +289,30 @@ mod tests {
         soon(server.connect()).await;
     }
 
+    /// It counts as a connection until its handler drops it.
+    #[tokio::test]
+    async fn an_upgraded_connection_is_not_idle() {
+        let upgrade = get(|request: axum::extract::Request| async {
+            tokio::spawn(async {
+                let mut socket = hyper_util::rt::TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+                while socket.read_u8().await.is_ok() {}
+            });
+            (axum::http::StatusCode::SWITCHING_PROTOCOLS, [("connection", "upgrade"), ("upgrade", "x")])
+        });
+        let mut server = Server::new(1, upgrade).await;
+        let mut upgraded = server.connect().await;
+        upgraded.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        soon(upgraded.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 101");
+        for _ in 0..3 {
+            advance(Duration::from_secs(80)).await;
+            assert!(server.connect().now_or_never().is_none());
+        }
+        drop(upgraded);
+        soon(server.connect()).await;
+    }
+
     /// Two connections may hold a large head here.
     #[tokio::test]
     async fn of_too_many_large_heads_the_longest_idle_is_closed() {
