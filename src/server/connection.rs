@@ -154,11 +154,6 @@ impl Activity {
         self.state().behind_since.get_or_insert_with(Instant::now);
     }
 
-    /// The answer's handler still writes, and its client reads.
-    fn wrote_a_part(&self) {
-        self.state().behind_since = None;
-    }
-
     /// Ends when the connection has been idle for [`IDLE_TIMEOUT`]. A request does not reset the timer. When the timer
     /// fires, it is set to the time that is left.
     async fn idle_too_long(&self) {
@@ -309,11 +304,7 @@ impl HttpBody for AnswerBody {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if !self.body.is_end_stream() {
-            self.activity.wrote_a_part();
-        }
-        Poll::Ready(frame)
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
