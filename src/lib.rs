@@ -1,17 +1,15 @@
 //! A protected API that verifies Vercel OIDC tokens before it answers.
 //!
 //! [`routes`] are the part to replace with yours. [`app`] puts the guard of [`vercel_oidc_verifier`] around them,
-//! [`observe`] logs each answer, [`serve`] limits what clients can ask for, and [`settings`] come from the environment.
+//! [`server`] limits what clients can ask for and logs each answer, and [`settings`] come from the environment.
 //! [`run`] puts these together.
 //!
 //! To protect your own API, use the crate [`vercel_oidc_verifier`] instead of this one.
 
 pub mod app;
-mod connection;
 pub mod json;
-pub mod observe;
 pub mod routes;
-pub mod serve;
+pub mod server;
 pub mod settings;
 #[cfg(test)]
 mod testing;
@@ -46,5 +44,5 @@ pub async fn run(listener: TcpListener, settings: Settings, shutdown: impl Futur
     }
     keys.prefetch(SystemTime::now());
     let verifier = Arc::new(Verifier::new(trust, keys).with_cached_tokens(cached_tokens));
-    serve::serve(listener, app::app(routes::routes(), verifier), shutdown).await
+    server::serve(listener, app::app(routes::routes(), verifier), shutdown).await
 }

@@ -220,7 +220,7 @@ fn variables_of_the_programs() -> BTreeSet<String> {
     let literals = code.split('"').filter(|text| is_variable(text));
     let is_ours = |name: &&str| {
         ["OIDC_", "VERCEL_", "BACKEND_"].iter().any(|start| name.starts_with(start))
-            || ["HOST", "PORT", "LOG_FORMAT", "RUST_LOG"].contains(name)
+            || ["HOST", "PORT", "LOG_FORMAT", "RUST_LOG", "TOKIO_WORKER_THREADS"].contains(name)
     };
     let variables: BTreeSet<_> = literals.filter(is_ours).map(String::from).collect();
     assert!(variables.len() >= 20, "{variables:?}");
@@ -298,12 +298,12 @@ struct LogCall {
 
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
-/// All log lines of the backend and its crate. `log!` is the macro of a request's event, and `$level` is in its body.
+/// All log lines of the backend and its crate.
 fn log_calls() -> Vec<LogCall> {
     let code = code_in("src");
     assert!(!code.contains("event!(") && !code.contains("trace!("), "this test does not read these macros");
     let mut calls = Vec::new();
-    for level in LEVELS.into_iter().chain(["log", "$level", "span", "info_span", "error_span"]) {
+    for level in LEVELS.into_iter().chain(["span", "info_span", "error_span"]) {
         for (at, name) in code.match_indices(&format!("{level}!(")) {
             if !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
                 calls.push(log_call(level, arguments(&code[at + name.len()..])));
@@ -325,8 +325,6 @@ fn log_call(level: &str, arguments: Vec<String>) -> LogCall {
                 .map(|part| part.split_once('}').map_or(part, |(_, rest)| rest))
                 .collect::<Vec<_>>()
                 .join("…");
-        } else if level == "log" && LEVELS.contains(&name) {
-            name.clone_into(&mut call.level);
         } else if name.trim_start_matches(['%', '?']).chars().all(|c| c.is_alphanumeric() || c == '_') {
             call.fields.insert(name.trim_start_matches(['%', '?']).to_owned());
         }

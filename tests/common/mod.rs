@@ -114,7 +114,7 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let verifier = Arc::new(verifier(settings));
         let app = backend::app::app(routes, verifier.clone());
-        let backend = Self::spawn(address, backend::serve::serve(listener, app, pending()));
+        let backend = Self::spawn(address, backend::server::serve(listener, app, pending()));
         verifier.keys().prefetch(SystemTime::now());
         backend
     }
