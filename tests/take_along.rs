@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use local::{Deployment, Issuer, SigningKey};
+use local::{Deployment, Issuer, SigningKey, TestKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -172,11 +172,11 @@ struct Vercel {
     url: String,
 }
 
-static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key").unwrap());
+static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::for_tests("key", TestKey::Next));
 
 impl Vercel {
     async fn start() -> Self {
-        let issuer = Issuer::new("https://oidc.vercel.com", SigningKey::generate("key").unwrap());
+        let issuer = Issuer::new("https://oidc.vercel.com", SigningKey::for_tests("key", TestKey::Issuer));
         let url = serve(issuer.router()).await;
         Self { issuer, url }
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use backend::settings::Settings;
-use local::{Deployment, SigningKey};
+use local::{Deployment, SigningKey, TestKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,12 +29,13 @@ pub(crate) use program::Program;
 
 pub(crate) const ISSUER: &str = "https://oidc.vercel.com/acme";
 
-/// The issuer's key. Making a key takes long, so all tests of a file share this one.
-pub(crate) static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
+/// The issuer's key.
+pub(crate) static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::for_tests("key-1", TestKey::Issuer));
 /// The key that the issuer changes to.
-pub(crate) static NEXT_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-2").unwrap());
+pub(crate) static NEXT_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::for_tests("key-2", TestKey::Next));
 /// An attacker's key with the `kid` of the issuer's.
-pub(crate) static FORGED_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
+pub(crate) static FORGED_KEY: LazyLock<SigningKey> =
+    LazyLock::new(|| SigningKey::for_tests("key-1", TestKey::Attacker));
 
 /// The claims of a token that the backend accepts.
 pub(crate) fn claims() -> Value {
