@@ -38,7 +38,7 @@ static IS_TEMPLATE: LazyLock<bool> = LazyLock::new(|| {
     let is_template = read("README.md").contains("\nslug: rust-oidc\n");
     if !is_template {
         // The test harness hides what `eprintln!` prints.
-        writeln!(std::io::stderr(), "skipped: README.md is not this template's").unwrap();
+        writeln!(std::io::stderr().lock(), "skipped: README.md is not this template's").unwrap();
     }
     is_template
 });

@@ -170,7 +170,7 @@ async fn read_answer(stream: &mut TcpStream) {
 async fn open_too_many_connections(allowed: usize, command: Command) {
     let issuer = FakeIssuer::start(&KEY).await;
     let backend = Program::spawn(trusting(&issuer, command)).await;
-    assert_eq!(common::get(backend.address, &token()).await.status, 200);
+    assert_eq!(common::verdict(backend.address, &token()).await, 200);
     // The oldest connection, but not the one that has been idle longest.
     let mut reused = TcpStream::connect(backend.address).await.unwrap();
     let mut half_open = Vec::new();
