@@ -134,6 +134,8 @@ mod subject;
 mod token;
 mod trust;
 mod verifier;
+#[cfg(test)]
+mod wycheproof;
 
 pub use claims::Claims;
 pub use error::{BadDocument, Forbidden, Invalid, KeySetError, SkippedKey, Unusable, VerifyError};
