@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use backend::settings::Settings;
 use serde_json::Value;
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "AGENTS.md",
     "CHANGELOG.md",
@@ -22,6 +22,7 @@ const PAGES: [&str; 10] = [
     "SECURITY.md",
     "docs/deploy.md",
     "docs/performance.md",
+    "docs/releasing.md",
     "docs/security.md",
     "docs/settings.md",
     "docs/take-along.md",
