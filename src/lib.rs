@@ -1,13 +1,14 @@
 //! A protected API that verifies Vercel OIDC tokens before it answers.
 //!
-//! [`routes`] are the part to replace with yours. [`app`] puts the guard of [`vercel_oidc_verifier`] around them,
-//! [`observe`] logs each answer, [`serve`] limits what clients can ask for, and [`settings`] come from the environment.
-//! [`run`] puts these together.
+//! [`routes`] are the part to replace with yours. [`app`] puts the guard of [`vercel_oidc_verifier`] around them, `gate`
+//! answers proxies, [`observe`] logs each answer, [`serve`] limits what clients can ask for, and [`settings`] come from
+//! the environment. [`run`] puts these together.
 //!
 //! To protect your own API, use the crate [`vercel_oidc_verifier`] instead of this one.
 
 pub mod app;
 mod connection;
+mod gate;
 pub mod json;
 pub mod observe;
 pub mod routes;
