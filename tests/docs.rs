@@ -13,13 +13,14 @@ use std::process::{Command, Stdio};
 use backend::settings::Settings;
 use serde_json::Value;
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "AGENTS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/deploy.md",
+    "docs/gate.md",
     "docs/performance.md",
     "docs/security.md",
     "docs/settings.md",

@@ -4,6 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "gate/proxies.rs"]
+mod proxies;
+#[path = "gate/stand.rs"]
+mod stand;
 
 use common::{
     Answer, Backend, FORGED_KEY, FakeIssuer, KEY, Program, claims, claims_with, exchange, request, token, within_5_s,
