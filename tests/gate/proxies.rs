@@ -222,7 +222,9 @@ async fn nothing_passes_if_the_gate_hangs(kind: Kind) {
     gate.hold();
     let stand = Stand::with_gate(kind, gate.clone(), gate.address).await;
     let began = std::time::Instant::now();
-    let answer = stand.ask("GET", "/", &[("authorization", &bearer(&token()))]).await;
+    let (authorization, patience) = (bearer(&token()), std::time::Duration::from_secs(40));
+    let headers = [("authorization", &*authorization)];
+    let answer = tokio::time::timeout(patience, stand.ask("GET", "/", &headers)).await.unwrap();
     assert!((500..=504).contains(&answer.status), "{answer:?}");
     assert_eq!((stand.seen().await, gate.fetches() >= 1), (0, true));
     stand.saw("gate: no answer", format!("{} after {} s", shown(&answer), began.elapsed().as_secs()));
