@@ -151,7 +151,7 @@ async fn the_log_has_the_route_and_the_status_that_was_sent() {
         let answer = request(backend.address, "POST", path, &[("authorization", authorization.as_bytes())]).await;
         assert_eq!(answer.status, status);
     }
-    backend.prints("\"code\":\"invalid_request\"").await;
+    within_5_s(backend.prints("\"code\":\"invalid_request\"")).await;
     let log = backend.output();
     let line = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {log}"));
     let accepted: serde_json::Value = serde_json::from_str(line("answered a request")).unwrap();

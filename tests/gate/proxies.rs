@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::common::{FORGED_KEY, FakeIssuer, KEY, claims, claims_with, token};
+use super::common::{FORGED_KEY, FakeIssuer, KEY, Program, claims, claims_with, token};
 use super::stand::{Kind, Stand, claim, shown};
 
 macro_rules! cases {
@@ -39,6 +39,7 @@ cases! {
     a_large_body_arrives_whole_and_not_at_the_gate
     a_websocket_needs_a_token_and_works
     every_spelling_of_a_path_needs_a_token
+    the_check_finds_no_hole
 }
 
 fn bearer(token: &str) -> String {
@@ -437,4 +438,34 @@ async fn every_spelling_of_a_path_needs_a_token(kind: Kind) {
     stand.saw("paths without a token", format!("{} spellings, all refused", paths.len()));
     stand.saw("paths that the API gets in another spelling", changed.join(", "));
     stand.saw("paths that the proxy itself refuses", refused.join(", "));
+}
+
+/// The check for an API in any language (`docs/take-along.md`). It is the issuer.
+async fn the_check_finds_no_hole(kind: Kind) {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = free.local_addr().unwrap().port().to_string();
+    drop(free);
+    let mut command = super::common::program::command();
+    command.envs([
+        ("HOST", "127.0.0.1"),
+        ("PORT", "0"),
+        ("OIDC_ISSUER", &*format!("http://127.0.0.1:{port}/acme")),
+        ("OIDC_AUDIENCE", "https://vercel.com/acme"),
+        ("OIDC_SUBJECT", "owner:acme:project:storefront:environment:production"),
+        ("OIDC_OWNER_ID", "team_7Gw5ZMzpQA8h90F832KGp7nw"),
+        ("OIDC_PROJECT_ID", "prj_7Gw5ZMBpQA8h9GF832KGp7nw"),
+    ]);
+    let gate = Program::spawn(command).await;
+    let stand = Stand::with_gate(kind, FakeIssuer::start(&KEY).await, gate.address).await;
+    let url = format!("http://{}/orders", stand.address);
+    let check = tokio::task::spawn_blocking(move || {
+        let arguments =
+            ["run", "--quiet", "-p", "local", "--example", "check", "--", "--strict", "--port", &port, &url];
+        std::process::Command::new(env!("CARGO")).args(arguments).output()
+    });
+    let output = check.await.unwrap().unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
+    let summary = table.lines().find(|line| line.contains(" passed, ")).unwrap_or_else(|| panic!("{table}"));
+    stand.saw("`check --strict`", summary);
 }
