@@ -36,6 +36,7 @@ cases! {
     nothing_passes_if_something_else_answers
     nothing_passes_if_the_issuer_is_down
     many_callers_at_once_keep_their_names
+    a_token_counts_for_one_request_of_a_connection
     a_large_body_arrives_whole_and_not_at_the_gate
     a_websocket_needs_a_token_and_works
     every_spelling_of_a_path_needs_a_token
@@ -298,6 +299,23 @@ async fn many_callers_at_once_keep_their_names(kind: Kind) {
     requests.join_all().await;
     assert_eq!(stand.seen().await, 180);
     stand.saw("200 at once", "180 × 200 with their own names, 20 × 401");
+}
+
+async fn a_token_counts_for_one_request_of_a_connection(kind: Kind) {
+    let stand = Stand::start(kind).await;
+    let request = |path: &str, header: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
+    let authorization = format!("authorization: {}", bearer(&token()));
+    let requests = [
+        request("/1", &authorization),
+        request("/2", "x-vercel-oidc-subject: evil"),
+        request("/3", &authorization),
+        request("/4", "authorization: Bearer garbage\r\nconnection: close"),
+    ];
+    let answers = super::common::exchange(stand.address, requests.concat().as_bytes()).await;
+    let answers = String::from_utf8(answers).unwrap();
+    let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!((statuses, stand.seen().await), (vec!["200", "401", "200", "401"], 2), "{answers}");
+    stand.saw("four requests on one connection, two with a token", "200, 401, 200, 401");
 }
 
 /// Sends a body of this length while the answer is read, because a refusal comes before the end of the body.
