@@ -12,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower::ServiceBuilder;
@@ -20,6 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 use vercel_oidc_verifier::{Problem, RequireTokenLayer, Verifier};
 
+use crate::gate::{gate, refuse_as_gate};
 use crate::server::requests;
 
 /// How much of a request's body a handler may read.
@@ -33,11 +35,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The application: a router, and a function that every answer passes at the end.
 pub type App = MapResponse<Router, fn(Response) -> Response>;
 
-/// Puts the guard, the limits and the log around these routes, and adds the open ones.
-///
-/// # Panics
-///
-/// The routes already have `/healthz` or `/readyz`.
+/// Puts the guard, the limits and the log around these routes, and adds the gate and the open routes. A route of the
+/// same path in `routes` is never reached.
 pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
     let guard = RequireTokenLayer::new(verifier.clone());
     let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
@@ -51,14 +50,15 @@ pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT)),
     );
-    let open = Router::new()
+    let own = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(verifier)
-        .method_not_allowed_fallback(method_not_allowed.layer(guard))
+        .method_not_allowed_fallback(method_not_allowed.layer(guard.clone()))
+        .merge(gate().layer(guard).layer(map_response(refuse_as_gate)))
         .layer(requests::log());
     // Around the router, because it adds `Allow` outside of its layers.
-    MapResponse::new(protected.merge(open), hide_methods)
+    MapResponse::new(own.fallback_service(protected), hide_methods)
 }
 
 /// Only the answer to a verified caller says which methods a path has.

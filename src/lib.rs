@@ -1,12 +1,13 @@
 //! A protected API that verifies Vercel OIDC tokens before it answers.
 //!
-//! [`routes`] are the part to replace with yours. [`app`] puts the guard of [`vercel_oidc_verifier`] around them,
-//! [`server`] limits what clients can ask for and logs each answer, and [`settings`] come from the environment.
-//! [`run`] puts these together.
+//! [`routes`] are the part to replace with yours. [`app`] puts the guard of [`vercel_oidc_verifier`] around them, `gate`
+//! answers proxies, [`server`] limits what clients can ask for and logs each answer, and [`settings`] come from the
+//! environment. [`run`] puts these together.
 //!
 //! To protect your own API, use the crate [`vercel_oidc_verifier`] instead of this one.
 
 pub mod app;
+mod gate;
 pub mod json;
 pub mod routes;
 pub mod server;

@@ -14,13 +14,14 @@ use std::sync::LazyLock;
 use backend::settings::Settings;
 use serde_json::Value;
 
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "README.md",
     "AGENTS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/deploy.md",
+    "docs/gate.md",
     "docs/performance.md",
     "docs/releasing.md",
     "docs/security.md",

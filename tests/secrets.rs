@@ -64,6 +64,7 @@ fn requests(token: &str) -> Vec<String> {
         head("GET /", &format!("cookie: token={token}\r\nx-vercel-oidc-token: {token}\r\n")),
         head(&format!("GET /?access_token={token}"), ""),
         head(&format!("GET /{token}"), &format!("authorization: Bearer {token}\r\n")),
+        head(&format!("GET /verify/{token}"), &format!("authorization: Bearer {token}\r\n")),
         // A route may quote the body in an error.
         body("application/json", &format!("{{\"item\":{{\"{token}\":1}},\"quantity\":\"{token}\"}}")),
         body("application/json", &format!("{{\"quantity\":\"{token}\"}}")),
