@@ -1,7 +1,7 @@
 //! Serves the application until it is told to stop, and limits the number of connections.
 //!
-//! `axum::serve` has no such limit. At the limit, the connection that has been idle longest is closed. [`connection`]
-//! serves a single connection, and [`requests`] has what each request gets.
+//! `axum::serve` has no such limit. At the limit, the connection that has been idle longest is closed. `connection.rs`
+//! serves a single connection, and `requests.rs` has what each request gets.
 
 mod connection;
 mod json_lines;
