@@ -29,8 +29,7 @@ use crate::settings::Settings;
 ///
 /// # Errors
 ///
-/// The system refuses to raise the limit on open files, or to listen. An error of a single connection ends only that
-/// connection.
+/// The system refuses to listen. An error of a single connection ends only that connection.
 pub async fn run(listener: TcpListener, settings: Settings, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let Settings { trust, keys, cached_tokens, .. } = settings;
     tracing::info!("trusting {trust}");

@@ -39,7 +39,7 @@ const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// Well above a token of 8 KiB and the headers of proxies.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// A longer head needs a slot for large heads. A token of 2 KiB and Vercel's own headers are shorter.
-const SMALL_HEAD_BYTES: usize = 6 * 1024;
+pub(super) const SMALL_HEAD_BYTES: usize = 6 * 1024;
 /// How much of an unread body is read after the answer. If a connection is closed with unread bytes, the system resets
 /// the connection, and the client loses the answer (RFC 9112, section 9.6).
 const MAX_DRAIN_BYTES: usize = 256 * 1024;

@@ -1,7 +1,7 @@
 //! The log: one line per event on standard output, written by a separate thread.
 //!
 //! Nothing in the process waits for the reader of the log. If a terminal is stopped with Ctrl-S or a pipe is blocked,
-//! up to [`QUEUE_LINES`] lines wait. Further lines are dropped and counted, and the log says later how many.
+//! up to 4096 lines wait. Further lines are dropped and counted, and the log says later how many.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -46,7 +46,7 @@ pub fn start(format: LogFormat, filter: Targets) -> Log {
 }
 
 impl Log {
-    /// Writes the waiting lines, and stops after [`FLUSH_TIMEOUT`].
+    /// Writes the waiting lines, and stops after 1 s.
     pub fn finish(self) {
         // The guard prints if the queue is full, so dropping it can block for as long as the log does.
         with_timeout(move || drop(self.0));
