@@ -50,6 +50,12 @@ impl Token {
         self.source
     }
 
+    /// Tells a test whether the text is still held.
+    #[cfg(test)]
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<str> {
+        Arc::downgrade(&self.text)
+    }
+
     /// The `exp` claim, not verified. Its only use is to decide whether a new token is due.
     pub(crate) fn unverified_expiry(&self) -> Option<SystemTime> {
         let seconds = self.unverified_claims().exp?.max(0.0);

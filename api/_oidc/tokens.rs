@@ -1,7 +1,7 @@
 //! The tokens of a function: its own, and one for each audience.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -15,6 +15,11 @@ use crate::refresh;
 use crate::source::{self, Environment};
 use crate::token::Token;
 use crate::url;
+
+tokio::task_local! {
+    /// The token in the headers of the request that this task answers.
+    static OF_REQUEST: Option<Result<Token, TokenError>>;
+}
 
 /// Gets the function's tokens. A program needs one `Tokens` for its whole lifetime. Clones are cheap and share their
 /// caches.
@@ -65,7 +70,6 @@ impl Tokens {
             environment: Environment {
                 file: variable("VERCEL_OIDC_TOKEN_FILE").map(Into::into),
                 variable: variable("VERCEL_OIDC_TOKEN"),
-                last: Mutex::default(),
             },
             may_refresh: variable("VERCEL_ENV").is_none_or(|environment| environment == "development"),
             refreshed: Cache::new(refresh::CAPACITY),
@@ -79,14 +83,61 @@ impl Tokens {
     /// Gets the function's own token: from the request's headers, else from the file or the variable. An expired token
     /// of the file or the variable is refreshed with the Vercel CLI in development.
     ///
-    /// Without a request, as in a command-line tool, pass `&HeaderMap::new()`.
+    /// Without a request, as in a command-line tool, use [`Tokens::current`].
     ///
     /// # Errors
     ///
     /// There is no token, the token does not have the form of a JWT, or it has expired and can't be refreshed.
     pub async fn get(&self, headers: &HeaderMap) -> Result<Token, TokenError> {
-        let token = source::find(headers, &self.0.environment).await?;
-        refresh::if_due(token, self.0.may_refresh, &self.0.refreshed).await
+        self.own(source::in_headers(headers)).await
+    }
+
+    /// Runs `future` with the token in these headers as its current token, which [`Tokens::current`] reads. So code
+    /// without access to the request gets the token, such as the credentials provider of a cloud's SDK.
+    ///
+    /// ```
+    /// # use vercel_oidc_client::{TokenError, Tokens};
+    /// # struct Credentials { tokens: Tokens }
+    /// # impl Credentials {
+    /// // Called by an SDK:
+    /// async fn provide(&self) -> Result<String, TokenError> {
+    ///     Ok(self.tokens.current().await?.expose().to_owned())
+    /// }
+    /// # }
+    ///
+    /// async fn handle(request: http::Request<()>, tokens: &Tokens, credentials: &Credentials) {
+    ///     tokens.scope(request.headers(), async {
+    ///         let token = credentials.provide().await; // The token of this request.
+    /// #       let _ = token;
+    ///     }).await
+    /// }
+    /// ```
+    ///
+    /// The scope is the future and the futures that it awaits. A task that the future spawns is outside of the scope:
+    /// the task may outlive the request. Wrap what you spawn in a scope, if it ends before the request.
+    ///
+    /// A request has one token, so the scope holds for each `Tokens` in it, and not only for this one. Of nested scopes,
+    /// the innermost counts.
+    pub fn scope<F: Future>(&self, headers: &HeaderMap, future: F) -> impl Future<Output = F::Output> + use<F> {
+        OF_REQUEST.scope(source::in_headers(headers), future)
+    }
+
+    /// Gets the function's own token without the request's headers. In a [`Tokens::scope`], this is what
+    /// [`Tokens::get`] gives for the scope's headers. Outside of a scope, the token is that of the file or the variable.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tokens::get`].
+    pub async fn current(&self) -> Result<Token, TokenError> {
+        self.own(OF_REQUEST.try_with(Clone::clone).unwrap_or_default()).await
+    }
+
+    async fn own(&self, of_request: Option<Result<Token, TokenError>>) -> Result<Token, TokenError> {
+        let token = match of_request {
+            Some(token) => token,
+            None => source::in_environment(&self.0.environment).await,
+        };
+        refresh::if_due(token?, self.0.may_refresh, &self.0.refreshed).await
     }
 
     /// Gets a token for one audience: the function's own token, exchanged.
@@ -123,5 +174,106 @@ impl Tokens {
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tokens(***)")
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use tokio::sync::Barrier;
+
+    use super::*;
+    use crate::token::Source;
+
+    /// A token that differs from others by its name.
+    fn jwt(name: impl fmt::Display) -> String {
+        format!("e30.e30.{}", URL_SAFE_NO_PAD.encode(format!("the signature of {name}")))
+    }
+
+    fn headers(token: &str) -> HeaderMap {
+        HeaderMap::from_iter([("x-vercel-oidc-token".parse().unwrap(), token.parse().unwrap())])
+    }
+
+    fn tokens(variables: &[(&str, &str)]) -> Tokens {
+        let find = |name: &str| variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+        Tokens::from_env(find).unwrap()
+    }
+
+    /// What code without access to the request gets.
+    async fn current(tokens: &Tokens) -> String {
+        tokens.current().await.map_or_else(|error| error.to_string(), |token| token.expose().to_owned())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_tokens_of_a_thousand_requests_at_once_never_cross() {
+        let (tokens, all_in_scope) = (tokens(&[]), Arc::new(Barrier::new(1000)));
+        let mut requests = tokio::task::JoinSet::new();
+        for number in 0..1000 {
+            let (tokens, all_in_scope) = (tokens.clone(), Arc::clone(&all_in_scope));
+            requests.spawn(async move {
+                let own = jwt(number);
+                // The headers are gone when the future runs.
+                let scope = tokens.scope(&headers(&own), async {
+                    for _ in 0..5 {
+                        // Each wait can move the task to another thread.
+                        all_in_scope.wait().await;
+                        assert_eq!(current(&tokens).await, own);
+                    }
+                });
+                scope.await;
+                current(&tokens).await
+            });
+        }
+        let outside: Vec<_> = requests.join_all().await;
+        assert_eq!(outside.len(), 1000);
+        assert!(outside.iter().all(|outside| *outside == TokenError::Missing.to_string()), "{outside:?}");
+    }
+
+    #[tokio::test]
+    async fn outside_of_a_scope_and_without_a_header_the_variable_has_the_token() {
+        let (variable, request) = (jwt("variable"), jwt("request"));
+        let tokens = tokens(&[("VERCEL_OIDC_TOKEN", &variable)]);
+        assert_eq!(current(&tokens).await, variable);
+        assert_eq!(tokens.scope(&headers(&request), current(&tokens)).await, request);
+        assert_eq!(tokens.scope(&HeaderMap::new(), current(&tokens)).await, variable);
+        assert_eq!(current(&tokens).await, variable);
+        let unusable = tokens.scope(&headers("not-a-jwt"), current(&tokens)).await;
+        assert!(unusable.starts_with("The token in the header `x-vercel-oidc-token` is not usable"), "{unusable}");
+    }
+
+    #[tokio::test]
+    async fn the_innermost_scope_counts_for_each_tokens() {
+        let (one, two) = (tokens(&[]), tokens(&[("VERCEL_OIDC_TOKEN", &jwt("variable"))]));
+        let (outer, inner) = (headers(&jwt("outer")), headers(&jwt("inner")));
+        let seen = one.scope(&outer, async {
+            let nested = two.scope(&inner, async { (current(&one).await, current(&two).await) }).await;
+            let without = one.scope(&HeaderMap::new(), current(&two)).await;
+            (nested, without, current(&two).await)
+        });
+        assert_eq!(seen.await, ((jwt("inner"), jwt("inner")), jwt("variable"), jwt("outer")));
+    }
+
+    #[tokio::test]
+    async fn a_spawned_task_is_outside_of_the_scope() {
+        let tokens = tokens(&[]);
+        let spawn = async {
+            let tokens = tokens.clone();
+            tokio::spawn(async move { current(&tokens).await }).await.unwrap()
+        };
+        assert_eq!(tokens.scope(&headers(&jwt("request")), spawn).await, TokenError::Missing.to_string());
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_requests_header_outlives_the_request() {
+        let tokens = tokens(&[]);
+        let in_scope = async { tokens.current().await.unwrap().downgrade() };
+        let of_scope = tokens.scope(&headers(&jwt("request")), in_scope).await;
+        let of_get = tokens.get(&headers(&jwt("request"))).await.unwrap().downgrade();
+        let held = tokens.get(&headers(&jwt("request"))).await.unwrap();
+        assert!(held.downgrade().upgrade().is_some());
+        assert!(of_scope.upgrade().is_none() && of_get.upgrade().is_none());
+        assert_eq!(held.source(), Source::Header);
     }
 }
