@@ -1,8 +1,9 @@
 //! The tokens of a function: its own, and one for each audience.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use reqwest::Url;
@@ -32,12 +33,15 @@ tokio::task_local! {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// Each method that takes a request's headers also takes `None`, as in a command-line program, and then uses
+/// [`Tokens::current`].
 #[derive(Clone)]
 pub struct Tokens(pub(crate) Arc<Shared>);
 
 pub(crate) struct Shared {
     environment: Environment,
-    may_refresh: bool,
+    may_run_the_cli: bool,
     refreshed: Cache,
     exchange_url: Url,
     exchanged: Cache,
@@ -46,50 +50,128 @@ pub(crate) struct Shared {
     pub(crate) own_host: Option<String>,
 }
 
-impl Tokens {
-    /// Reads where tokens come from. `variable` gives the value of an environment variable; a blank value counts as
-    /// unset.
+/// Where tokens come from. See [`Tokens::builder`]. A blank value counts as unset.
+#[derive(Clone, Default)]
+#[must_use = "`build` makes the tokens"]
+pub struct TokensBuilder {
+    file: Option<String>,
+    variable: Option<String>,
+    own_host: Option<String>,
+    exchange_url: Option<String>,
+    may_run_the_cli: bool,
+}
+
+impl TokensBuilder {
+    /// Reads these variables. `variable` gives the value of an environment variable.
     ///
     /// | variable | meaning |
     /// | --- | --- |
     /// | `VERCEL_OIDC_TOKEN_FILE`, `VERCEL_OIDC_TOKEN` | where the token is if no request header has it |
-    /// | `VERCEL_ENV` | an expired token is refreshed only if this is absent or `development` |
     /// | `VERCEL_URL` | this deployment's host, for [`Api`](crate::Api)'s header for Deployment Protection |
     /// | `OIDC_TOKEN_EXCHANGE_URL` | the URL of an exchange other than Vercel's, for tests |
+    pub fn env(self, variable: impl Fn(&str) -> Option<String>) -> Self {
+        Self {
+            file: variable("VERCEL_OIDC_TOKEN_FILE"),
+            variable: variable("VERCEL_OIDC_TOKEN"),
+            own_host: variable("VERCEL_URL"),
+            exchange_url: variable("OIDC_TOKEN_EXCHANGE_URL"),
+            ..self
+        }
+    }
+
+    /// The file that holds the token if no request header does. It is read at each call.
+    pub fn token_file(self, path: impl Into<String>) -> Self {
+        Self { file: Some(path.into()), ..self }
+    }
+
+    /// The token, if neither a request header nor a file holds it.
+    pub fn token(self, token: impl Into<String>) -> Self {
+        Self { variable: Some(token.into()), ..self }
+    }
+
+    /// This deployment's host, which Vercel's Deployment Protection may guard.
+    pub fn deployment_host(self, host: impl Into<String>) -> Self {
+        Self { own_host: Some(host.into()), ..self }
+    }
+
+    /// An exchange other than Vercel's: `https`, or `http` to a loopback host.
+    pub fn exchange_url(self, url: impl Into<String>) -> Self {
+        Self { exchange_url: Some(url.into()), ..self }
+    }
+
+    /// Whether the Vercel CLI (`vercel`, found by `PATH`) may run, to refresh an expired token of the file or the
+    /// variable. It may not, unless this is called with `true`. Turn it on for a developer's machine only:
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let is_development = std::env::var("VERCEL_ENV").is_ok_and(|environment| environment == "development");
+    /// let tokens = vercel_oidc_client::Tokens::builder()
+    ///     .env(|name| std::env::var(name).ok())
+    ///     .refresh_with_vercel_cli(is_development)
+    ///     .build()?;
+    /// # let _ = tokens;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refresh_with_vercel_cli(self, is_allowed: bool) -> Self {
+        Self { may_run_the_cli: is_allowed, ..self }
+    }
+
+    /// Makes the tokens.
+    ///
+    /// # Errors
+    ///
+    /// The exchange's URL is not one that a token may be sent to.
+    pub fn build(self) -> Result<Tokens, Misconfigured> {
+        let set = |text: Option<String>| text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let exchange_url = set(self.exchange_url);
+        let exchange_url =
+            url::parse("`OIDC_TOKEN_EXCHANGE_URL`", exchange_url.as_deref().unwrap_or(exchange::VERCEL))?;
+        Ok(Tokens(Arc::new(Shared {
+            environment: Environment { file: set(self.file).map(PathBuf::from), variable: set(self.variable) },
+            may_run_the_cli: self.may_run_the_cli,
+            refreshed: Cache::new(refresh::CAPACITY, Duration::ZERO),
+            exchange_url,
+            exchanged: Cache::new(exchange::CAPACITY, exchange::MAX_WAIT),
+            clients: Clients::default(),
+            own_host: set(self.own_host),
+        })))
+    }
+}
+
+impl fmt::Debug for TokensBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokensBuilder(***)")
+    }
+}
+
+impl Tokens {
+    /// Starts with no file, no variable and Vercel's exchange: the token comes from a request's headers.
+    pub fn builder() -> TokensBuilder {
+        TokensBuilder::default()
+    }
+
+    /// Reads where tokens come from: the variables of [`TokensBuilder::env`]. No command is run to refresh an expired
+    /// token: see [`TokensBuilder::refresh_with_vercel_cli`].
     ///
     /// # Errors
     ///
     /// `OIDC_TOKEN_EXCHANGE_URL` is not a URL that a token may be sent to.
     pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Misconfigured> {
-        let variable =
-            |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        let exchange_url = variable("OIDC_TOKEN_EXCHANGE_URL");
-        let exchange_url =
-            url::parse("`OIDC_TOKEN_EXCHANGE_URL`", exchange_url.as_deref().unwrap_or(exchange::VERCEL))?;
-        Ok(Self(Arc::new(Shared {
-            environment: Environment {
-                file: variable("VERCEL_OIDC_TOKEN_FILE").map(Into::into),
-                variable: variable("VERCEL_OIDC_TOKEN"),
-            },
-            may_refresh: variable("VERCEL_ENV").is_none_or(|environment| environment == "development"),
-            refreshed: Cache::new(refresh::CAPACITY),
-            exchange_url,
-            exchanged: Cache::new(exchange::CAPACITY),
-            clients: Clients::default(),
-            own_host: variable("VERCEL_URL"),
-        })))
+        Self::builder().env(variable).build()
     }
 
-    /// Gets the function's own token: from the request's headers, else from the file or the variable. An expired token
-    /// of the file or the variable is refreshed with the Vercel CLI in development.
-    ///
-    /// Without a request, as in a command-line tool, use [`Tokens::current`].
+    /// Gets the function's own token: from the request's headers, else from the file or the variable.
     ///
     /// # Errors
     ///
-    /// There is no token, the token does not have the form of a JWT, or it has expired and can't be refreshed.
-    pub async fn get(&self, headers: &HeaderMap) -> Result<Token, TokenError> {
-        self.own(source::in_headers(headers)).await
+    /// There is no token, the token does not have the form of a JWT, or it expired more than 30 s ago (an API may allow
+    /// that much for clock skew) and can't be refreshed.
+    pub async fn get<'a>(&self, headers: impl Into<Option<&'a HeaderMap>>) -> Result<Token, TokenError> {
+        match headers.into() {
+            Some(headers) => self.own(source::in_headers(headers)).await,
+            None => self.current().await,
+        }
     }
 
     /// Runs `future` with the token in these headers as its current token, which [`Tokens::current`] reads. So code
@@ -137,7 +219,7 @@ impl Tokens {
             Some(token) => token,
             None => source::in_environment(&self.0.environment).await,
         };
-        refresh::if_due(token?, self.0.may_refresh, &self.0.refreshed).await
+        refresh::unexpired(token?, self.0.may_run_the_cli, &self.0.refreshed).await
     }
 
     /// Gets a token for one audience: the function's own token, exchanged.
@@ -145,24 +227,33 @@ impl Tokens {
     /// # Errors
     ///
     /// As for [`Tokens::get`], or the exchange fails.
-    pub async fn get_for(&self, headers: &HeaderMap, audience: &str) -> Result<Token, TokenError> {
-        let token = self.get(headers).await?;
+    pub async fn get_for<'a>(
+        &self,
+        headers: impl Into<Option<&'a HeaderMap>>,
+        audience: &str,
+    ) -> Result<Token, TokenError> {
+        let token = self.get(headers.into()).await?;
         self.exchange(&token, audience).await
     }
 
     /// Exchanges a token from [`Tokens::get`] for one with this audience. The result is cached until shortly before it
-    /// expires, and requests that come together share one exchange.
+    /// expires, and requests that come together share one exchange. A failed exchange is not repeated for a second,
+    /// doubling up to 30: until then, the failure is the answer.
+    ///
+    /// The new token has the team's issuer (`https://oidc.vercel.com/TEAM`), also if the project's issuer mode is
+    /// *Global*.
     ///
     /// # Errors
     ///
     /// The exchange can't be reached, or gives no token.
     pub async fn exchange(&self, token: &Token, audience: &str) -> Result<Token, TokenError> {
-        let now = SystemTime::now();
         let (shared, own, requested) = (Arc::clone(&self.0), token.clone(), audience.to_owned());
-        let obtain =
-            async move { exchange::request(&shared.clients, &shared.exchange_url, &own, &requested, now).await };
+        let obtain = async move {
+            exchange::request(&shared.clients, &shared.exchange_url, &own, &requested, SystemTime::now()).await
+        };
+        let key = (token.expose().into(), audience.into());
         // Boxed, because its future is large and most calls find the token in the cache.
-        Box::pin(self.0.exchanged.get((token.expose().into(), audience.into()), now, || obtain)).await
+        Box::pin(self.0.exchanged.get(key, SystemTime::now, || obtain)).await
     }
 
     /// Drops an exchanged token from the cache, because an API answered 401 to it. [`Api`](crate::Api) does so itself.
@@ -199,6 +290,29 @@ mod tests {
     fn tokens(variables: &[(&str, &str)]) -> Tokens {
         let find = |name: &str| variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
         Tokens::from_env(find).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_builder_takes_what_the_environment_has() {
+        let token = jwt("built");
+        let built = Tokens::builder().token(&token).token_file(" ").build().unwrap();
+        assert_eq!(built.get(None).await.unwrap().expose(), token);
+        assert_eq!(built.get(&headers(&jwt("request"))).await.unwrap().expose(), jwt("request"));
+        let with_file = Tokens::builder().token(&token).token_file("/nowhere/token").build().unwrap();
+        assert!(matches!(with_file.get(None).await, Err(TokenError::Unusable { source: Some(_), .. })));
+        let error = Tokens::builder().exchange_url("http://a.example").build().unwrap_err();
+        assert!(error.to_string().starts_with("`OIDC_TOKEN_EXCHANGE_URL` must be `https`."), "{error}");
+        let shown = format!("{:?} {built:?}", Tokens::builder().token(&token));
+        assert_eq!(shown, "TokensBuilder(***) Tokens(***)");
+    }
+
+    /// No command runs unless the program turns it on: the error is that of a token that is not refreshed.
+    #[tokio::test]
+    async fn an_expired_token_runs_no_command_by_default() {
+        // `{"exp":1000,"project_id":"prj_a"}`
+        let expired = "e30.eyJleHAiOjEwMDAsInByb2plY3RfaWQiOiJwcmpfYSJ9.c2ln";
+        let tokens = tokens(&[("VERCEL_OIDC_TOKEN", expired), ("VERCEL_ENV", "development")]);
+        assert!(matches!(tokens.current().await, Err(TokenError::Expired { .. })));
     }
 
     /// What code without access to the request gets.
