@@ -411,12 +411,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_compressed_answer_is_refused_and_the_encoding_named() {
-        let (url, _) = server(answer("200 OK", "content-encoding: x-gzip\r\n", "{}")).await;
-        let api = api(&url);
-        let error = api.get(&headers(), "/").send().await.unwrap().json::<serde_json::Value>().await.unwrap_err();
-        assert!(error.to_string().contains("`Content-Encoding: gzip`"), "{error}");
-        let error = api.get(&headers(), "/").send().await.unwrap().chunk().await.unwrap_err();
-        assert!(error.to_string().contains("`Content-Encoding: gzip`"), "{error}");
+        // This crate's tests turn reqwest's feature `gzip` on, as another crate may do.
+        for name in ["gzip", "x-gzip"] {
+            let (url, _) = server(answer("200 OK", &format!("content-encoding: {name}\r\n"), "{}")).await;
+            let api = api(&url);
+            let error = api.get(&headers(), "/").send().await.unwrap().json::<serde_json::Value>().await.unwrap_err();
+            assert!(error.to_string().contains("`Content-Encoding: gzip`"), "{error}");
+            let error = api.get(&headers(), "/").send().await.unwrap().chunk().await.unwrap_err();
+            assert!(error.to_string().contains("`Content-Encoding: gzip`"), "{error}");
+        }
         let (url, _) = server(answer("200 OK", "content-encoding: identity\r\n", "{}")).await;
         let response = self::api(&url).get(&headers(), "/").send().await.unwrap();
         assert_eq!(response.bytes().await.unwrap(), b"{}");
@@ -530,6 +533,26 @@ mod tests {
             context: &mut std::task::Context<'_>,
         ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
             self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(http_body::Frame::data(piece.as_bytes()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_error_of_a_bearer_challenge_is_the_code_if_the_body_has_none() {
+        let signature = "c2lnbmF0dXJlLXRoYXQtc3RheXMtc2VjcmV0";
+        let token = format!("e30.e30.{signature}");
+        for (error, body, expected) in [
+            ("invalid_token", "", Some("invalid_token")),
+            ("invalid_token", r#"{"code": "mine"}"#, Some("mine")),
+            (signature, "", None),
+            ("two words", "", None),
+        ] {
+            let challenge = format!("www-authenticate: Bearer error=\"{error}\"\r\n");
+            let (url, _) = server(answer("401 Unauthorized", &challenge, body)).await;
+            let api = Api::new(&url, tokens(&[("VERCEL_OIDC_TOKEN", &token)])).unwrap();
+            let answered = api.get(None, "/").send().await.unwrap().error_for_status().await.unwrap_err();
+            let ApiError::Status { code, .. } = &answered else { panic!("{answered:?}") };
+            assert_eq!(code.as_deref(), expected, "{error} {body}");
+            assert!(!answered.to_string().contains("Deployment Protection"), "{answered}");
         }
     }
 

@@ -82,3 +82,8 @@ pub use crate::token::{Source, Token};
 pub use crate::tokens::{Tokens, TokensBuilder};
 /// A request's body: text, bytes, or with [`Body::wrap`] a stream. It is reqwest's.
 pub use reqwest::Body;
+
+/// Runs the page's example.
+#[cfg(doctest)]
+#[doc = include_str!("README.md")]
+struct Readme;
