@@ -31,8 +31,8 @@ async fn backend(issuer: &str) -> String {
     url
 }
 
-/// The exchange gives the team's `iss` also if the project's issuer mode is *Global*. So a backend with an audience of
-/// its own trusts the team's issuer.
+/// The exchange gives the team's `iss` also if the project's issuer mode is *Global*. So a backend that accepts exchanged
+/// tokens trusts the team's issuer.
 #[tokio::test]
 async fn in_global_issuer_mode_an_exchanged_token_has_the_teams_issuer() {
     let issuer = Issuer::start(listener().await).unwrap();

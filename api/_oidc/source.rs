@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_log_names_the_file_whatever_is_wrong_with_it() {
+    async fn the_log_names_the_file_of_each_unusable_token() {
         let folder = folder("log");
         let path = folder.join("token");
         for text in [None, Some(""), Some(" \n"), Some("not-a-jwt"), Some("Bearer e30.e30.c2ln")] {

@@ -148,7 +148,7 @@ async fn an_abandoned_request_leaves_the_others_served() {
 }
 
 #[tokio::test]
-async fn a_failed_exchange_is_an_error_of_its_own_token_and_shows_no_token() {
+async fn a_failed_exchange_is_an_error_that_shows_no_token() {
     let own = token("own", 3600);
     let echo = format!("{{\"error\": \"{own}\"}}");
     let elsewhere = Stub::good().await;

@@ -180,7 +180,7 @@ async fn certificate_authorities_that_come_later_are_used() {
     assert!(detail.contains("connection refused"), "{detail}");
 }
 
-/// An authority that nobody has the key of: it was made for this test.
+/// An authority without a key, made for this test.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
 MIIBdDCCARugAwIBAgIULdRqIreLgUXdQwdZTIcF25Lb3P8wCgYIKoZIzj0EAwIw
 DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjkxMTI5NTdaGA8yMTI2MTEwNTExMjk1
