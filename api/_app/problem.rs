@@ -100,9 +100,10 @@ fn variable_to_check(error: &ApiError) -> &'static str {
     match error {
         ApiError::Token(TokenError::ExchangeRefused { .. }) => " The audience is `BACKEND_AUDIENCE`.",
         ApiError::Unreachable { .. } | ApiError::Answer { .. } => " The base URL is `BACKEND_URL`.",
-        ApiError::Status { status, .. } if matches!(status.as_u16(), 300..=399 | 404) => {
-            " The base URL is `BACKEND_URL`."
-        }
+        ApiError::Status { status, code, .. } => match (status.as_u16(), code) {
+            (300..=399 | 404, _) | (401 | 403, None) => " The base URL is `BACKEND_URL`.",
+            _ => "",
+        },
         _ => "",
     }
 }

@@ -185,12 +185,16 @@ async fn the_advice_for_deployment_protection_works_at_that_host() {
     let backend = Stub::always(answer("401 Unauthorized", HTML, "<html>")).await;
     let host = format!("127.0.0.1:{}", backend.port);
     for (variables, advice) in [
-        (&[("BACKEND_URL", &*backend.url())][..], "call the API at its `.vercel.app` URL"),
+        (
+            &[("BACKEND_URL", &*backend.url())][..],
+            "at its `.vercel.app` URL. Else check firewalls and proxies. The base",
+        ),
         (&[("VERCEL_URL", &*host)], "this project must be a trusted source"),
     ] {
         let answer = Function::start(variables).await.call_with(&token("a", 3600)).await;
         let detail = answer.is_problem(502, "backend_refused");
         assert!(detail.contains("Deployment Protection") && detail.contains(advice), "{detail}");
+        assert!(detail.ends_with(" The base URL is `BACKEND_URL`."), "{detail}");
     }
 }
 
