@@ -9,7 +9,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
@@ -241,11 +241,18 @@ impl RetryAfter {
     }
 }
 
+/// The year 10,000 (RFC 9110, section 5.6.7: a year has four digits).
+const END_OF_HTTP_DATES: Duration = Duration::from_secs(253_402_300_800);
+
 impl fmt::Display for RetryAfter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::After(time) => write!(f, "{}", time.as_secs()),
-            Self::At(time) => httpdate::HttpDate::from(*time).fmt(f),
+            Self::At(time) => match time.duration_since(UNIX_EPOCH) {
+                Ok(since) if since < END_OF_HTTP_DATES => httpdate::HttpDate::from(*time).fmt(f),
+                // No HTTP date says this. Zero seconds are over too.
+                Ok(_) | Err(_) => f.write_str("0"),
+            },
         }
     }
 }
@@ -348,6 +355,11 @@ mod tests {
             ("99999999999999999999999", None),
         ] {
             assert_eq!(RetryAfter::parse(value).map(|when| when.to_string()).as_deref(), shown, "{value}");
+        }
+        let last = UNIX_EPOCH + END_OF_HTTP_DATES - Duration::from_secs(1);
+        assert_eq!(RetryAfter::At(last).to_string(), "Fri, 31 Dec 9999 23:59:59 GMT");
+        for time in [UNIX_EPOCH - Duration::from_secs(1), UNIX_EPOCH + END_OF_HTTP_DATES] {
+            assert_eq!(RetryAfter::At(time).to_string(), "0");
         }
         assert_eq!(RetryAfter::parse("30"), Some(RetryAfter::After(Duration::from_secs(30))));
     }
