@@ -1,7 +1,7 @@
 //! Checks the documentation: links resolve, the names on a page exist, the program accepts the recipes' settings, and
 //! the tables list all variables, error codes and log lines.
 //!
-//! The code of the recipes is built and run by `tests/take_along.rs`.
+//! The code of the recipes is built and run by `tests/use_the_crates.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,7 +23,7 @@ const PAGES: [&str; 10] = [
     "docs/performance.md",
     "docs/security.md",
     "docs/settings.md",
-    "docs/take-along.md",
+    "docs/use-the-crates.md",
 ];
 
 /// Variables of the system, which libraries read.

@@ -1,8 +1,8 @@
-//! Follows `docs/take-along.md` word for word. For each recipe: a fresh project, the page's commands and code, a build
+//! Follows `docs/use-the-crates.md` word for word. For each recipe: a fresh project, the page's commands and code, a build
 //! without warnings, and real calls.
 //!
 //! The fresh projects build from scratch, so a plain `cargo test` ignores these tests. To run them: `cargo test --test
-//! take_along -- --ignored`.
+//! use_the_crates -- --ignored`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use vercel_oidc_verifier::{KeySet, RequireTokenLayer, Subject, Trust, VerifiedCaller, Verifier};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
-const PAGE: &str = include_str!("../docs/take-along.md");
+const PAGE: &str = include_str!("../docs/use-the-crates.md");
 
 /// The owner id and the subject that the page's examples trust.
 const OWNER_ID: &str = "team_7Gw5ZMzpQA8h90F832KGp7nw";
@@ -57,7 +57,7 @@ static BUILD: Mutex<()> = Mutex::new(());
 
 impl Project {
     fn new() -> Self {
-        let target = Path::new(REPOSITORY).join("target/take-along");
+        let target = Path::new(REPOSITORY).join("target/use-the-crates");
         let project = Self { folder: tempfile::tempdir().unwrap(), target };
         project.run(env!("CARGO"), &["init", "--quiet", "--vcs", "none", "--name", "fresh"]);
         // The versions that this repository is tested with.
@@ -365,7 +365,7 @@ async fn git_dependencies() {
 
 /// A repository with this folder's files as its one commit. Equal files make an equal commit.
 fn repository(name: &str) -> PathBuf {
-    let copy = Path::new(REPOSITORY).join("target/take-along").join(name);
+    let copy = Path::new(REPOSITORY).join("target/use-the-crates").join(name);
     let _ = std::fs::remove_dir_all(&copy);
     std::fs::create_dir_all(&copy).unwrap();
     let script = r#"
@@ -386,7 +386,7 @@ fn repository(name: &str) -> PathBuf {
 /// The code of the README's sections *Your route* and *Your call*: the routes, an arm of a `match`, and a method.
 fn route_and_call() -> [String; 3] {
     let (_, rest) = include_str!("../README.md").split_once("\n## Your route\n").unwrap();
-    let (sections, _) = rest.split_once("\n## Take it along\n").unwrap();
+    let (sections, _) = rest.split_once("\n## Use the crates\n").unwrap();
     blocks(sections, "rust").try_into().unwrap()
 }
 
