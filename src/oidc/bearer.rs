@@ -184,7 +184,7 @@ fn hint(error: &VerifyError) -> &'static str {
 
 /// Makes a text fit for the quotes of an `error_description`: printable ASCII without `"` and `\` (RFC 6750, section
 /// 3), at most 200 characters.
-fn quotable(text: &str) -> String {
+pub(crate) fn quotable(text: &str) -> String {
     let allowed = |character| match character {
         '"' => '\'',
         '\\' => '/',
