@@ -410,13 +410,24 @@ async fn a_tonic_service() {
     let port = free_port().await.to_string();
     project.write("orders.proto", &block(section, "proto"));
     project.write("build.rs", &build);
-    project.write("src/main.rs", &replaced(&main, &[(ISSUER, &vercel.team_url()), ("3001", &port)]));
     project.write("src/bin/client.rs", GRPC_CLIENT);
-    let _running = project.start("fresh", &[]);
     let client = project.build("client");
-    drop(connect(&format!("127.0.0.1:{port}")).await);
+    let main = replaced(&main, &[(ISSUER, &vercel.team_url()), ("3001", &port)]);
+    // The guard around the server, and the page's other way: around one service.
+    let (all, one) = (".layer(guard).add_service(orders)", ".add_service(guard.named_layer(orders))");
+    assert!(section.contains(one));
+    let main_of_one = format!("use tonic::service::LayerExt;\n{}", replaced(&main, &[(all, one)]));
+    for main in [main, main_of_one] {
+        project.write("src/main.rs", &main);
+        let _running = project.start("fresh", &[]);
+        drop(connect(&format!("127.0.0.1:{port}")).await);
+        the_orders_are_guarded(&vercel, &client, &port);
+    }
+}
+
+fn the_orders_are_guarded(vercel: &Vercel, client: &Path, port: &str) {
     let call = |tokens: &[&str]| {
-        let mut command = Command::new(&client);
+        let mut command = Command::new(client);
         command.arg(format!("http://127.0.0.1:{port}")).args(tokens.iter().map(|token| format!("Bearer {token}")));
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
