@@ -12,48 +12,53 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
-use axum::middleware::from_fn;
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower::ServiceBuilder;
 use tower::util::MapResponse;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
+use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 use vercel_oidc_verifier::{Problem, RequireTokenLayer, Verifier};
 
-use crate::observe::observe;
+use crate::gate::{gate, refuse_as_gate};
+use crate::server::requests;
 
 /// How much of a request's body a handler may read.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a handler may take until it returns its answer. Change it to what your slowest route needs. A single route
+/// can have less with its own `TimeoutLayer`. Streams that have begun and WebSockets are not limited.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a request's body may pause.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The application: a router, and a function that every answer passes at the end.
 pub type App = MapResponse<Router, fn(Response) -> Response>;
 
-/// Puts the guard, the limits and the log around these routes, and adds the open ones.
-///
-/// # Panics
-///
-/// The routes already have `/healthz` or `/readyz`.
+/// Puts the guard, the limits and the log around these routes, and adds the gate and the open routes. A route of the
+/// same path in `routes` is never reached.
 pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
     let guard = RequireTokenLayer::new(verifier.clone());
     let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
         ServiceBuilder::new()
-            .layer(from_fn(observe))
+            .layer(requests::log())
+            .map_response(requests::explain_timeout)
+            .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
+            .map_response(IntoResponse::into_response)
             .layer(guard.clone())
             .layer(CatchPanicLayer::custom(panicked))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT)),
     );
-    let open = Router::new()
+    let own = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(verifier)
-        .method_not_allowed_fallback(method_not_allowed.layer(guard))
-        .layer(from_fn(observe));
+        .method_not_allowed_fallback(method_not_allowed.layer(guard.clone()))
+        .merge(gate().layer(guard).layer(map_response(refuse_as_gate)))
+        .layer(requests::log());
     // Around the router, because it adds `Allow` outside of its layers.
-    MapResponse::new(protected.merge(open), hide_methods)
+    MapResponse::new(own.fallback_service(protected), hide_methods)
 }
 
 /// Only the answer to a verified caller says which methods a path has.
@@ -116,8 +121,13 @@ mod tests {
     use axum::http::header::AUTHORIZATION;
     use axum::routing::post;
     use serde_json::{Value, json};
+    use tracing::dispatcher;
+    use tracing::level_filters::LevelFilter;
+    use tracing_subscriber::filter::Targets;
 
     use super::*;
+    use crate::server::log::dispatch;
+    use crate::settings::LogFormat;
     use crate::testing::{app, authorized, claims, send};
 
     async fn call(app: &App, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
@@ -134,7 +144,10 @@ mod tests {
     impl Log {
         fn start() -> Self {
             static STARTED: Once = Once::new();
-            STARTED.call_once(|| tracing_subscriber::fmt().json().flatten_event(true).with_writer(|| Self).init());
+            STARTED.call_once(|| {
+                let info = Targets::new().with_default(LevelFilter::INFO);
+                dispatcher::set_global_default(dispatch(LogFormat::Json, info, || Self)).unwrap();
+            });
             Self
         }
 
@@ -214,6 +227,24 @@ mod tests {
             let expected = format!("owner:acme:project:storefront:environment:{shown}");
             assert_eq!(log.last_event()["sub"], expected);
         }
+    }
+
+    /// The line of a handler has the same names as the line with its answer.
+    #[tokio::test]
+    async fn each_line_of_a_handler_carries_the_fields_of_its_request() {
+        let log = Log::start();
+        let app = app(Router::new().route("/{id}", post(|| async { tracing::warn!(stock = 0, "sold out") })));
+        let request = authorized(Request::post("/secret?secret"), &claims("production"));
+        let request = request.header("traceparent", "00-1-2-01").header("x-vercel-id", "fra1::x");
+        assert_eq!(send(&app, request, "").await.0, StatusCode::OK);
+        let mut event = log.last_event();
+        event.as_object_mut().unwrap().remove("timestamp");
+        let expected = json!({
+            "level": "WARN", "target": "backend::app::tests", "message": "sold out", "stock": 0, "method": "POST",
+            "route": "/{id}", "traceparent": "00-1-2-01", "x_vercel_id": "fra1::x",
+            "sub": "owner:acme:project:storefront:environment:production",
+        });
+        assert_eq!(event, expected);
     }
 
     #[tokio::test]

@@ -1,17 +1,16 @@
 //! A protected API that verifies Vercel OIDC tokens before it answers.
 //!
-//! [`routes`] are the part to replace with yours. [`app`] puts the guard of [`vercel_oidc_verifier`] around them,
-//! [`observe`] logs each answer, [`serve`] limits what clients can ask for, and [`settings`] come from the environment.
-//! [`run`] puts these together.
+//! [`routes`] are the part to replace with yours. [`app`] puts the guard of [`vercel_oidc_verifier`] around them, `gate`
+//! answers proxies, [`server`] limits what clients can ask for and logs each answer, and [`settings`] come from the
+//! environment. [`run`] puts these together.
 //!
 //! To protect your own API, use the crate [`vercel_oidc_verifier`] instead of this one.
 
 pub mod app;
-mod connection;
+mod gate;
 pub mod json;
-pub mod observe;
 pub mod routes;
-pub mod serve;
+pub mod server;
 pub mod settings;
 #[cfg(test)]
 mod testing;
@@ -30,8 +29,7 @@ use crate::settings::Settings;
 ///
 /// # Errors
 ///
-/// The system refuses to raise the limit on open files, or to listen. An error of a single connection ends only that
-/// connection.
+/// The system refuses to listen. An error of a single connection ends only that connection.
 pub async fn run(listener: TcpListener, settings: Settings, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let Settings { trust, keys, cached_tokens, .. } = settings;
     tracing::info!("trusting {trust}");
@@ -46,5 +44,5 @@ pub async fn run(listener: TcpListener, settings: Settings, shutdown: impl Futur
     }
     keys.prefetch(SystemTime::now());
     let verifier = Arc::new(Verifier::new(trust, keys).with_cached_tokens(cached_tokens));
-    serve::serve(listener, app::app(routes::routes(), verifier), shutdown).await
+    server::serve(listener, app::app(routes::routes(), verifier), shutdown).await
 }

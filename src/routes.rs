@@ -2,6 +2,9 @@
 //!
 //! [`app`](crate::app) puts the guard around this router, so every route here answers verified callers only. A handler
 //! sees neither the token nor its header. It takes the [`VerifiedCaller`] as an argument.
+//!
+//! The paths `/healthz`, `/readyz`, `/verify` and everything below `/verify` are taken: a route of these paths here is
+//! never reached.
 
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;

@@ -52,6 +52,8 @@ pub struct Settings {
     pub keys: KeySet,
     /// How many verified tokens are cached; 0 turns the cache off.
     pub cached_tokens: usize,
+    /// How many threads serve requests. `None` is one for each core.
+    pub worker_threads: Option<usize>,
 }
 
 /// The format of the log.
@@ -101,6 +103,10 @@ impl Settings {
             variables.parsed("OIDC_REMEMBERED_TOKENS", 10_000, "a number of tokens: 0 to 4294967295", |text| {
                 text.parse::<u32>().ok()
             });
+        // tokio reads this variable itself, and panics if it is wrong.
+        let worker_threads = variables.parsed("TOKIO_WORKER_THREADS", None, "a number of threads: 1 to 1024", |text| {
+            text.parse().ok().filter(|threads| (1..=1024).contains(threads)).map(Some)
+        });
         match variables.trust() {
             Some((trust, keys)) if !variables.has_errors() => Ok(Self {
                 host,
@@ -110,6 +116,7 @@ impl Settings {
                 trust: trust.with_leeway(Duration::from_secs(leeway)),
                 keys,
                 cached_tokens: cached_tokens as usize,
+                worker_threads,
             }),
             _ => Err(variables.into_error()),
         }
@@ -511,8 +518,8 @@ mod tests {
         // The failures of the key fetch stay in the log.
         let list = Targets::new().with_default(LevelFilter::INFO).with_target("backend", LevelFilter::DEBUG);
         assert_eq!(filter("backend=debug"), expected(list));
-        let list = Targets::new().with_default(LevelFilter::WARN).with_target("backend::serve", LevelFilter::DEBUG);
-        assert_eq!(filter("warn, backend::serve = debug,"), expected(list));
+        let list = Targets::new().with_default(LevelFilter::WARN).with_target("backend::server", LevelFilter::DEBUG);
+        assert_eq!(filter("warn, backend::server = debug,"), expected(list));
         for text in [
             "warning",
             "true",

@@ -11,15 +11,14 @@ use axum::body::{Body, to_bytes};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Builder;
 use axum::http::{HeaderMap, StatusCode};
-use local::{Deployment, SigningKey};
+use local::{Deployment, SigningKey, TestKey};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use vercel_oidc_verifier::{KeySet, Subject, Trust, VERCEL_ISSUER, Verifier};
 
 use crate::app::App;
 
-/// Making a key takes long, so all tests share it.
-static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("test").unwrap());
+static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::for_tests("test", TestKey::Issuer));
 
 /// The application with these routes. It trusts every environment of the project.
 pub(crate) fn app(routes: Router) -> App {

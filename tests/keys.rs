@@ -515,6 +515,6 @@ async fn fetches_from_loopback_without_the_proxy() {
     let proxy_url = format!("http://{}", proxy.address);
     let variables = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, proxy_url.as_str()));
     let backend = Program::start(&issuer, &variables).await;
-    assert_eq!(common::get(backend.address, &token()).await.status, 200);
+    assert_eq!(common::verdict(backend.address, &token()).await, 200);
     assert_eq!((issuer.fetches(), proxy.fetches()), (1, 0));
 }

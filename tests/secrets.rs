@@ -4,10 +4,11 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use common::{
-    FORGED_KEY, FakeIssuer, KEY, Program, claims, claims_with, exchange, fresh_token, settings, token_of_kid,
+    FORGED_KEY, FakeIssuer, KEY, NEXT_KEY, Program, claims, claims_with, exchange, fresh_token, settings, token_of_kid,
 };
 use common::{token, verifier};
 use serde_json::json;
@@ -24,17 +25,16 @@ fn tokens() -> Vec<String> {
         KEY.mint(&claims_with("sub", json!(1))),
         KEY.mint(&claims_with("x", json!("x".repeat(8000)))),
         KEY.sign(br#"{"alg":"none","kid":"key-1"}"#, claims().to_string().as_bytes()),
-        KEY.sign(b"{}", claims().to_string().as_bytes()),
+        KEY.sign(br#"{"typ":"JWT","kid":"key-1"}"#, claims().to_string().as_bytes()),
         token_of_kid("unknown"),
     ]
 }
 
-/// Demands that the text holds neither the payload nor the signature. An attacker could use either.
+/// Demands that the text holds none of the token's three parts.
 fn assert_holds_no_part_of(token: &str, text: &str, where_it_is: &str) {
-    let (signing_input, signature) = token.rsplit_once('.').unwrap();
-    let payload = signing_input.split_once('.').unwrap().1;
     // The first or last 40 characters would be a leak too.
-    for part in [payload, signature] {
+    for part in token.split('.') {
+        assert!(part.len() >= 36, "a shorter part could be found by chance: {part}");
         for piece in [&part[..part.len().min(40)], &part[part.len().saturating_sub(40)..]] {
             assert!(!text.contains(piece), "{where_it_is} holds `{piece}` of {token}:\n{text}");
         }
@@ -64,6 +64,7 @@ fn requests(token: &str) -> Vec<String> {
         head("GET /", &format!("cookie: token={token}\r\nx-vercel-oidc-token: {token}\r\n")),
         head(&format!("GET /?access_token={token}"), ""),
         head(&format!("GET /{token}"), &format!("authorization: Bearer {token}\r\n")),
+        head(&format!("GET /verify/{token}"), &format!("authorization: Bearer {token}\r\n")),
         // A route may quote the body in an error.
         body("application/json", &format!("{{\"item\":{{\"{token}\":1}},\"quantity\":\"{token}\"}}")),
         body("application/json", &format!("{{\"quantity\":\"{token}\"}}")),
@@ -128,6 +129,18 @@ async fn no_debug_output_holds_a_token() {
             assert_holds_no_part_of(&token, &format!("{problem:?}"), "the problem");
         }
     }
+}
+
+/// The backend as a program, that is, without what only its tests depend on.
+#[test]
+fn the_program_holds_no_test_key() {
+    let moduli = [&*KEY, &*NEXT_KEY, &*FORGED_KEY].map(|key| key.rsa_public_key()[16..48].to_vec());
+    let holds = |program: &Path| {
+        let bytes = std::fs::read(program).unwrap();
+        bytes.windows(32).any(|bytes| moduli.iter().any(|modulus| bytes[0] == modulus[0] && bytes == modulus))
+    };
+    assert!(!holds(Path::new(env!("CARGO_BIN_EXE_backend"))));
+    assert!(holds(&std::env::current_exe().unwrap()), "the test itself holds them");
 }
 
 /// The payload's JSON text.

@@ -8,6 +8,8 @@
 # If Deployment Protection is on, set VERCEL_AUTOMATION_BYPASS_SECRET to the project's bypass secret.
 # Exit code 0: every check passed. 1: a check failed, and the line under it says what to do. 2: wrong usage.
 set -u
+# In another locale, [a-z] and a comparison without case may take other letters.
+export LC_ALL=C
 
 usage() {
     echo "usage: tests/smoke.sh URL [--backend URL]" >&2
@@ -52,13 +54,16 @@ fail() {
 
 # get URL [CURL-ARGUMENT...]: sets $status, $head and $body. Without an answer, $status is 000 and $problem says why.
 get() {
-    local all config=''
+    local all config='' no_proxy_for=${no_proxy:-${NO_PROXY:-}}
+    # A proxy can't reach this machine's loopback.
+    [[ $1 =~ ^https?://(localhost|127\.[0-9.]+|\[::1\])(:|/|$) ]] && no_proxy_for='*'
     if [[ ${VERCEL_AUTOMATION_BYPASS_SECRET:-} && $1 == "$url"/* ]]; then
         config="header = \"x-vercel-protection-bypass: $VERCEL_AUTOMATION_BYPASS_SECRET\""
     fi
     # The secret goes through a pipe, because all users of this machine can read the list of processes.
-    all=$(curl --config - --silent --show-error --include --suppress-connect-headers --max-time 15 \
-        --write-out '\n%{http_code}' "$@" 2>&1 <<<"$config")
+    # --disable must come first. Without it, options in ~/.curlrc would change the answers.
+    all=$(curl --disable --config - --silent --show-error --include --suppress-connect-headers --max-time 15 \
+        --noproxy "$no_proxy_for" --write-out '\n%{http_code}' "$@" 2>&1 <<<"$config")
     status=${all##*$'\n'}
     all=${all%$'\n'*}
     head=${all%%$'\r\n\r\n'*}

@@ -71,13 +71,12 @@ impl Caller {
 }
 
 /// The backend's JSON as it came, and how many milliseconds the verification took, if the backend reported it.
-async fn call_backend(target: &Target, headers: &HeaderMap, token: Token) -> Result<(String, Option<f64>), ApiError> {
+async fn call_backend(target: &Target, headers: &HeaderMap, token: Token) -> Result<(String, Option<f64>), Failure> {
     let response = target.api.request_base(Method::GET, headers).token(token).send().await?;
     let response = response.error_for_status().await?;
     let status = response.status();
     if status != StatusCode::OK {
-        let problem = format!("has status {}. Check `BACKEND_URL`: the demo expects 200", status.as_u16());
-        return Err(ApiError::Answer { status, problem });
+        return Err(Failure::NotOk(status));
     }
     let verify = timing::verify_of(response.headers());
     let json: Box<RawValue> = response.json().await?;

@@ -59,8 +59,9 @@ mod tests {
         let response = page();
         let policy = response.headers()["content-security-policy"].to_str().unwrap_or_default();
         assert!(policy.starts_with("default-src 'none'; "), "{policy}");
-        for (name, begins) in [("script", "\n      \"use strict\";"), ("style", "\n      :root {")] {
-            assert!(inline(name).starts_with(begins));
+        for name in ["script", "style"] {
+            // A page may have neither.
+            assert_eq!(inline(name).is_empty(), !PAGE.contains(&format!("<{name}")));
             assert!(policy.contains(&format!("; {name}-src {};", source(inline(name)))), "{policy}");
         }
         assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn the_page_has_nothing_that_the_policy_forbids() {
         for name in ["script", "style"] {
-            assert_eq!(PAGE.matches(&format!("<{name}")).count(), 1, "a second one would have no hash");
+            assert!(PAGE.matches(&format!("<{name}")).count() <= 1, "a second one would have no hash");
         }
         let markup = PAGE.replace(inline("script"), "").replace(inline("style"), "");
         for tag in markup.split('<').filter_map(|rest| rest.split('>').next()) {

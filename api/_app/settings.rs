@@ -24,9 +24,11 @@ impl Settings {
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
         let variable =
             |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        let tokens = Tokens::from_env(variable);
+        // On a developer's machine, the Vercel CLI refreshes an expired token.
+        let is_development = variable("VERCEL_ENV").is_none_or(|environment| environment == "development");
+        let tokens = Tokens::builder().env(variable).refresh_with_vercel_cli(is_development).build();
         // The backend's URL is checked even if the tokens have a problem, so that both problems are reported.
-        let for_check = tokens.clone().or_else(|_| Tokens::from_env(|_| None));
+        let for_check = tokens.clone().or_else(|_| Tokens::builder().build());
         let api = for_check.map_err(|problem| problem.to_string()).and_then(|tokens| backend(&variable, tokens));
         Self(match (tokens, api) {
             (Ok(tokens), Ok(api)) => {

@@ -1,14 +1,22 @@
 //! Every failure, by cause. Each message says what is wrong and then what to do.
 //!
-//! Guarantees: a message holds no text of another program, except the `code` of an API's problem JSON, if that code has
-//! 1 to 64 characters of `A-Za-z0-9_.:-`. File paths, URLs and the token's claims are in [`TokenError::log_detail`] and
-//! [`ApiError::log_detail`] only, for the operator. Neither holds a token.
+//! Guarantees: a message holds no text of another program, except an API's error code of 1 to 64 characters from
+//! `A-Za-z0-9_.:-`. File paths, URLs and the token's claims are in [`TokenError::log_detail`] and
+//! [`ApiError::log_detail`] only, for the operator. Neither holds a token. The `source()` of an error is the error of the
+//! library or the system. Its text may quote the other end, such as a certificate's names.
 
+use std::error::Error;
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
-use crate::token::in_backticks;
+use crate::token::{in_backticks, looks_like_a_token};
+
+/// The error of the library or the system. It is shared, because requests that wait together get the same failure.
+pub(crate) type Underlying = Arc<dyn Error + Send + Sync>;
 
 /// A URL that a token must not be sent to. The URL is not shown, because it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +36,7 @@ impl Misconfigured {
 
 /// Why there is no token.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenError {
     /// No source is set.
     #[error(
@@ -35,30 +44,81 @@ pub enum TokenError {
          On your machine, run `vercel env pull` and load its `VERCEL_OIDC_TOKEN`."
     )]
     Missing,
-    /// The text that was found is not a JWT, so it is not sent. Or the token file can't be read.
+    /// The token file can't be read, or the text that was found is not a JWT. Nothing is sent.
     #[error("The token {problem}.")]
+    #[non_exhaustive]
     Unusable {
         /// Where the token was found, what is wrong with it, and what to do.
         problem: String,
         /// The file's path, for the log only.
         log: String,
+        /// Why the file can't be read.
+        source: Option<Underlying>,
     },
-    /// The token of the file or the variable has expired, and there is no new one: this is not a development
-    /// environment, no project is known, or the Vercel CLI failed.
+    /// The token has expired, and nothing can give a new one.
     #[error("The token {problem}.")]
+    #[non_exhaustive]
     Expired {
-        /// What is wrong, and what to do.
+        /// How long ago.
+        ago: Duration,
+        /// Where the token was found, how long ago it expired, and what to do.
         problem: String,
-        /// The token's claims, a path or a cause, for the log only.
+        /// The token's claims, for the log only.
         log: String,
     },
-    /// The exchange can't be reached, refused, or gave no token.
-    #[error("The token exchange {problem}.")]
-    Exchange {
-        /// What is wrong, and what to do.
+    /// The token of the file or the variable has expired, and the Vercel CLI gave no new one.
+    #[error("The token {problem}.")]
+    #[non_exhaustive]
+    Refresh {
+        /// What is wrong, and the command to run by hand.
         problem: String,
-        /// The exchange's URL, or the audience and the token's claims, for the log only.
+        /// A path or a cause, for the log only.
         log: String,
+        /// Why the CLI can't be started.
+        source: Option<Underlying>,
+    },
+    /// The exchange answered another status than 200.
+    #[error(
+        "The token exchange answered {}. Check that the project may request the audience, and that the token has not \
+         expired.", status.as_u16()
+    )]
+    #[non_exhaustive]
+    ExchangeRefused {
+        /// The status.
+        status: StatusCode,
+        /// The audience and the token's claims, for the log only.
+        log: String,
+    },
+    /// The exchange did not answer in time.
+    #[error("The token exchange failed: it did not answer in time. Check `OIDC_TOKEN_EXCHANGE_URL` and the network.")]
+    #[non_exhaustive]
+    ExchangeTimeout {
+        /// What was called, for the log only.
+        url: String,
+        /// The HTTP client's error.
+        source: Underlying,
+    },
+    /// There was no connection to the exchange, or the connection ended before an answer came.
+    #[error(
+        "The token exchange failed: it can't be reached ({cause}). Check `OIDC_TOKEN_EXCHANGE_URL` and the network."
+    )]
+    #[non_exhaustive]
+    ExchangeUnreachable {
+        /// Why not.
+        cause: String,
+        /// What was called, for the log only.
+        url: String,
+        /// The HTTP client's error.
+        source: Underlying,
+    },
+    /// The exchange answered 200, and no token.
+    #[error("The token exchange failed: its {problem}. Check `OIDC_TOKEN_EXCHANGE_URL` and the network.")]
+    #[non_exhaustive]
+    ExchangeAnswer {
+        /// What is wrong with the answer.
+        problem: String,
+        /// What was called, for the log only.
+        url: String,
     },
     /// The task that gets the token ended early.
     #[error("Getting the token was interrupted. Try again.")]
@@ -69,9 +129,13 @@ impl TokenError {
     /// The message with what only the operator may see: paths, URLs, and the token's unverified claims.
     pub fn log_detail(&self) -> String {
         match self {
-            Self::Unusable { log, .. } | Self::Expired { log, .. } | Self::Exchange { log, .. } => {
-                format!("{self} {log}").trim_end().to_owned()
-            }
+            Self::Unusable { log, .. }
+            | Self::Expired { log, .. }
+            | Self::Refresh { log, .. }
+            | Self::ExchangeRefused { log, .. } => format!("{self} {log}").trim_end().to_owned(),
+            Self::ExchangeTimeout { url, .. }
+            | Self::ExchangeUnreachable { url, .. }
+            | Self::ExchangeAnswer { url, .. } => format!("{self} url={}", in_backticks(url)),
             Self::Missing | Self::Interrupted => self.to_string(),
         }
     }
@@ -79,49 +143,65 @@ impl TokenError {
 
 /// Why a call brought no usable answer.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ApiError {
     /// There is no token.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The path could leave the base URL, or the body can't be written as JSON. Nothing was sent.
-    #[error("The request was not sent, because its {0}.")]
-    Request(&'static str),
+    #[error("The request was not sent, because its {problem}.")]
+    #[non_exhaustive]
+    Request {
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
     /// There was no connection, or the connection ended before an answer came.
     #[error("The API can't be reached ({cause}). Check the base URL, and that the API runs.")]
+    #[non_exhaustive]
     Unreachable {
         /// Why not.
         cause: String,
         /// What was called, for the log only.
         url: String,
+        /// The HTTP client's error.
+        source: Underlying,
     },
     /// No answer in time.
     #[error("The API did not answer in time. Check the API's log and its load.")]
+    #[non_exhaustive]
     Timeout {
         /// What was called, for the log only.
         url: String,
+        /// The HTTP client's error.
+        source: Underlying,
     },
     /// The API answered with another status than 2xx. 400, 401 and 403 refuse the token or the request; 429 and 503 are
     /// temporary. Redirects are not followed.
     #[error("{message}")]
+    #[non_exhaustive]
     Status {
         /// The status.
         status: StatusCode,
-        /// The `code` in the answer's JSON. For other statuses than 400, 401, 403, 429 and 503: in problem JSON only.
+        /// For 400, 401, 403, 429 and 503: the `code` in the answer's JSON, else the `error` of a `WWW-Authenticate:
+        /// Bearer` challenge. For other statuses: the `code` in problem JSON.
         code: Option<String>,
-        /// `Retry-After`, if it is a number of seconds or an HTTP date.
-        retry_after: Option<String>,
+        /// For 429 and 503: when to try again, if the API said so.
+        retry_after: Option<RetryAfter>,
         /// What is wrong, and what to do.
         message: String,
         /// The claims of a token that was refused, for the log only.
         log: String,
     },
-    /// The answer's body can't be used: compressed, not the expected JSON, too large, or broken off.
+    /// The answer's body can't be used: it is compressed, too large, incomplete, or not the expected JSON.
     #[error("The API's answer {problem}.")]
+    #[non_exhaustive]
     Answer {
         /// The answer's status.
         status: StatusCode,
         /// What is wrong, and what to do.
         problem: String,
+        /// The HTTP client's error, if the answer is incomplete.
+        source: Option<Underlying>,
     },
 }
 
@@ -130,109 +210,92 @@ impl ApiError {
     pub fn log_detail(&self) -> String {
         match self {
             Self::Token(error) => error.log_detail(),
-            Self::Unreachable { url, .. } | Self::Timeout { url } => format!("{self} url={}", in_backticks(url)),
+            Self::Unreachable { url, .. } | Self::Timeout { url, .. } => format!("{self} url={}", in_backticks(url)),
             Self::Status { status, code, log, .. } => {
                 let code = code.as_deref().unwrap_or("none");
                 format!("{self} status={} code={code} {log}", status.as_u16()).trim_end().to_owned()
             }
-            Self::Request(_) | Self::Answer { .. } => self.to_string(),
+            Self::Request { .. } | Self::Answer { .. } => self.to_string(),
         }
     }
 }
 
-const CHECK_THE_WAY: &str =
-    "Check Deployment Protection (this project must be a trusted source), firewalls and proxies on the way.";
+/// When an API wants to be asked again. `Display` prints it as the value of a header `Retry-After`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RetryAfter {
+    /// After this time.
+    After(Duration),
+    /// At this time.
+    At(SystemTime),
+}
 
-/// What a status other than 2xx means, and what to do.
-pub(crate) fn explain(status: StatusCode, code: Option<&str>, encoding: Option<&str>, is_sign_in: bool) -> String {
-    let status = status.as_u16();
-    let advice = match (status, code) {
-        (400 | 401 | 403, None) if encoding.is_some() => {
-            return format!(
-                "The API refused the request with {status}. The reason has `Content-Encoding: {}`, which the request \
-                 did not ask for. Look for a proxy that compresses answers.",
-                encoding.unwrap_or_default()
-            );
+impl RetryAfter {
+    /// Reads a header's value: a number of seconds or an HTTP date.
+    pub(crate) fn parse(value: &str) -> Option<Self> {
+        let value = value.trim();
+        if value.bytes().all(|byte| byte.is_ascii_digit()) {
+            return value.parse().ok().map(|seconds| Self::After(Duration::from_secs(seconds)));
         }
-        (400, None) => "It gave no code. Check the request, and look for a proxy in front of the API.",
-        (401 | 403, None) => {
-            return format!("Refused with {status} and no code, so maybe not by the API. {CHECK_THE_WAY}");
+        httpdate::parse_http_date(value).ok().map(Self::At)
+    }
+}
+
+/// The year 10,000 (RFC 9110, section 5.6.7: a year has four digits).
+const END_OF_HTTP_DATES: Duration = Duration::from_secs(253_402_300_800);
+
+impl fmt::Display for RetryAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(time) => write!(f, "{}", time.as_secs()),
+            Self::At(time) => match time.duration_since(UNIX_EPOCH) {
+                Ok(since) if since < END_OF_HTTP_DATES => httpdate::HttpDate::from(*time).fmt(f),
+                // No HTTP date says this. Zero seconds are over too.
+                Ok(_) | Err(_) => f.write_str("0"),
+            },
         }
-        (400 | 401 | 403, Some(code)) => match code {
-            "missing_token" => "No token arrived: something on the way removed the `Authorization` header.",
-            "invalid_request" => "Look for a proxy that adds or changes the header `Authorization`.",
-            "invalid_token" => "Compare the token's issuer, audience and expiry with the API's settings and log.",
-            "forbidden" | "insufficient_scope" => {
-                "Compare the token's subject (project and environment) with what the API accepts."
-            }
-            _ => "Look up this code in the API's documentation.",
-        },
-        (_, Some("keys_unavailable")) => {
-            "It can't fetch the keys that verify tokens. Try again. If it lasts, check its log."
-        }
-        (429, _) => "It limits the rate of requests. Try again later, or send fewer requests.",
-        (503, _) => "It is temporarily unavailable. Try again later, and check its log.",
-        (300..=399, _) if is_sign_in => CHECK_THE_WAY,
-        (300..=399, _) => "Redirects are not followed. Check the base URL, the path and its trailing slash.",
-        (405, _) => "Check the method and the path.",
-        (413 | 415 | 422, _) => "Check the request's body.",
-        (502 | 504, _) => "A gateway in front of the API could not reach the API: check that the API runs.",
-        (500..=599, _) => "Check the API's log.",
-        _ => "Check the base URL and the path.",
-    };
-    let verb = if matches!(status, 400 | 401 | 403) { "refused the request with" } else { "answered" };
-    let code = code.map_or_else(String::new, |code| format!(" `{code}`"));
-    format!("The API {verb} {status}{code}. {advice}")
+    }
 }
 
 /// A path, unless it may be a token: the variable that names the file may hold the token itself by mistake.
 pub(crate) fn path_for_log(path: &Path) -> String {
     let path = path.to_string_lossy();
-    if path.contains("eyJ") { "(hidden, because it looks like a token)".to_owned() } else { in_backticks(&path) }
+    let shown = if looks_like_a_token(&path) {
+        "(hidden, because it looks like a token)".to_owned()
+    } else {
+        in_backticks(&path)
+    };
+    format!("path={shown}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{CAUSES, NO_CERTIFICATES};
+    use crate::client::CAUSES;
 
     const CLAIMS: &str = "iss=`https://oidc.vercel.com/acme` sub=`owner:acme:project:shop` exp=1790000000";
 
-    fn causes() -> impl Iterator<Item = &'static str> {
-        CAUSES.iter().map(|(_, cause)| *cause).chain(["connection refused", NO_CERTIFICATES])
-    }
-
     fn errors() -> Vec<ApiError> {
-        let url = "https://api.example/path".to_owned();
-        let longest = "x".repeat(64);
+        let url = || "https://api.example/path".to_owned();
         let log = || CLAIMS.to_owned();
         let problem = || "is wrong".to_owned();
-        let mut errors = vec![
-            ApiError::Timeout { url: url.clone() },
+        let source = || -> Underlying { Arc::new(std::io::Error::other("foreign")) };
+        let status = StatusCode::FORBIDDEN;
+        let mut errors: Vec<ApiError> = vec![
+            ApiError::Timeout { url: url(), source: source() },
             TokenError::Missing.into(),
-            TokenError::Unusable { problem: problem(), log: log() }.into(),
-            TokenError::Expired { problem: problem(), log: log() }.into(),
-            TokenError::Exchange { problem: problem(), log: log() }.into(),
+            TokenError::Unusable { problem: problem(), log: log(), source: Some(source()) }.into(),
+            TokenError::Expired { ago: Duration::ZERO, problem: problem(), log: log() }.into(),
+            TokenError::Refresh { problem: problem(), log: log(), source: None }.into(),
+            TokenError::ExchangeRefused { status, log: log() }.into(),
+            TokenError::ExchangeTimeout { url: url(), source: source() }.into(),
+            TokenError::ExchangeAnswer { problem: problem(), url: url() }.into(),
             TokenError::Interrupted.into(),
         ];
-        errors.extend(causes().map(|cause| ApiError::Unreachable { cause: cause.to_owned(), url: url.clone() }));
-        let codes = ["missing_token", "invalid_request", "invalid_token", "forbidden", "keys_unavailable", &longest];
-        for code in codes.into_iter().map(Some).chain([None]) {
-            for status in [201, 302, 400, 401, 403, 404, 405, 407, 413, 415, 418, 422, 429, 500, 502, 503, 504, 599] {
-                for (encoding, is_sign_in) in
-                    [(None, false), (None, true), (Some("deflate"), false), (Some("(unknown)"), true)]
-                {
-                    let status = StatusCode::from_u16(status).unwrap_or_default();
-                    let message = explain(status, code, encoding, is_sign_in);
-                    errors.push(ApiError::Status {
-                        status,
-                        code: code.map(str::to_owned),
-                        retry_after: None,
-                        message,
-                        log: log(),
-                    });
-                }
-            }
+        for (_, cause) in CAUSES {
+            let cause = cause.to_owned();
+            errors.push(TokenError::ExchangeUnreachable { cause: cause.clone(), url: url(), source: source() }.into());
+            errors.push(ApiError::Unreachable { cause, url: url(), source: source() });
         }
         errors
     }
@@ -240,23 +303,64 @@ mod tests {
     #[test]
     fn each_message_is_one_to_three_short_sentences() {
         for error in errors() {
-            // A program may have a longer word for the API.
-            let message = error.to_string().replace("API", "backend").replace("the base URL", "`BACKEND_URL`");
-            assert!(message.ends_with('.') && message.len() <= 200, "{} characters: {message}", message.len());
+            let message = error.to_string();
+            // The demo adds the name of a variable to advice about the base URL or the audience.
+            let limit = if message.contains("the base URL") || message.contains("the audience") { 163 } else { 200 };
+            assert!(message.ends_with('.') && message.len() <= limit, "{} characters: {message}", message.len());
         }
     }
 
     #[test]
-    fn paths_urls_and_claims_are_in_the_log_only() {
+    fn paths_urls_claims_and_foreign_words_are_not_in_the_message() {
         let mut logged = 0;
         for error in errors() {
             let (message, log) = (error.to_string(), error.log_detail());
-            assert!(log.starts_with(&message), "{log}");
+            assert!(log.starts_with(&message) && !log.contains("foreign"), "{log}");
             for private in ["example/path", "oidc.vercel.com/", "owner:acme", "1790000000"] {
                 assert!(!message.contains(private), "{message}");
                 logged += usize::from(log.contains(private));
             }
         }
         assert!(logged > 20, "{logged}");
+    }
+
+    #[test]
+    fn an_error_has_the_librarys_error_as_its_source() {
+        for error in errors() {
+            let has_source = error.source().is_some_and(|source| source.to_string() == "foreign");
+            let expected = matches!(
+                error,
+                ApiError::Timeout { .. }
+                    | ApiError::Unreachable { .. }
+                    | ApiError::Token(
+                        TokenError::Unusable { .. }
+                            | TokenError::ExchangeTimeout { .. }
+                            | TokenError::ExchangeUnreachable { .. }
+                    )
+            );
+            assert_eq!(has_source, expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_a_number_or_an_http_date() {
+        for (value, shown) in [
+            ("30", Some("30")),
+            (" 0 ", Some("0")),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some("Sun, 06 Nov 1994 08:49:37 GMT")),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some("Sun, 06 Nov 1994 08:49:37 GMT")),
+            ("", None),
+            ("-1", None),
+            ("soon", None),
+            ("99999999999999999999999", None),
+        ] {
+            assert_eq!(RetryAfter::parse(value).map(|when| when.to_string()).as_deref(), shown, "{value}");
+        }
+        let last = UNIX_EPOCH + END_OF_HTTP_DATES - Duration::from_secs(1);
+        assert_eq!(RetryAfter::At(last).to_string(), "Fri, 31 Dec 9999 23:59:59 GMT");
+        for time in [UNIX_EPOCH - Duration::from_secs(1), UNIX_EPOCH + END_OF_HTTP_DATES] {
+            assert_eq!(RetryAfter::At(time).to_string(), "0");
+        }
+        assert_eq!(RetryAfter::parse("30"), Some(RetryAfter::After(Duration::from_secs(30))));
     }
 }

@@ -41,7 +41,9 @@
 //! # What it does
 //!
 //! - [`Tokens::get`] finds the function's own token: in the request's headers, else in the file or the variable that
-//!   Vercel's tools set. In development, an expired token is refreshed with the Vercel CLI.
+//!   Vercel's tools set. If the program turns it on, the Vercel CLI refreshes an expired token of a developer's machine.
+//! - [`Tokens::scope`] and [`Tokens::current`] give the request's token to code without the request, such as the
+//!   credentials provider of a cloud's SDK.
 //! - [`Tokens::get_for`] exchanges that token for a token with a narrower audience. An API that receives the new token
 //!   can't use it at another API. Results are cached, and requests that come together share one exchange.
 //! - [`Api`] sends a request with the token. The token goes to the base URL's origin only: redirects are not followed,
@@ -55,19 +57,33 @@
 //! It does not verify tokens: only the API that receives a token can tell whether it is genuine. It does not retry a
 //! request that may have arrived, does not follow redirects, and reads no compressed answers.
 
+mod advice;
 mod api;
 mod cache;
+mod challenge;
 mod client;
 mod error;
 mod exchange;
 mod json;
+mod path;
 mod refresh;
+mod request;
+mod response;
 mod source;
 mod token;
 mod tokens;
 mod url;
 
-pub use crate::api::{Api, ApiRequest, ApiResponse};
-pub use crate::error::{ApiError, Misconfigured, TokenError};
+pub use crate::api::Api;
+pub use crate::error::{ApiError, Misconfigured, RetryAfter, TokenError};
+pub use crate::request::ApiRequest;
+pub use crate::response::ApiResponse;
 pub use crate::token::{Source, Token};
-pub use crate::tokens::Tokens;
+pub use crate::tokens::{Tokens, TokensBuilder};
+/// A request's body: text, bytes, or with [`Body::wrap`] a stream. It is reqwest's.
+pub use reqwest::Body;
+
+/// Runs the page's example.
+#[cfg(doctest)]
+#[doc = include_str!("README.md")]
+struct Readme;

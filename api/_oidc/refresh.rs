@@ -1,12 +1,14 @@
 //! Refreshes an expired development token with the Vercel CLI.
 //!
-//! Guarantees: this happens only if `VERCEL_ENV` is absent or `development`; no shell runs, and no id is passed that
-//! the CLI could mistake for an option or a path; one CLI process runs at a time, for at most 20 seconds, and may print
-//! 64 KiB. The CLI's output is not shown: the error gives the command to run by hand.
+//! Guarantees: this happens only if the program turns it on; no shell runs, and no id is passed that the CLI could
+//! mistake for an option or a path; one CLI process runs at a time, for at most 20 seconds, and may print 64 KiB. The
+//! CLI's output is not shown: the error gives the command to run by hand. A token that has expired and can't be
+//! refreshed is not sent.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -21,6 +23,9 @@ use crate::token::{Source, Token};
 
 /// A token with less time left may expire on its way to the API.
 const MARGIN: Duration = Duration::from_secs(60);
+/// An API with the usual allowance for clock skew still accepts a token that has just expired. The verifier of this
+/// crate's repository allows 30 s by default.
+const LEEWAY: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// A token's JSON has about 2 KiB.
 const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
@@ -30,35 +35,48 @@ const PROGRAM: &str = if cfg!(windows) { "vercel.cmd" } else { "vercel" };
 pub(crate) const CAPACITY: usize = 2;
 
 /// The token itself, or a new one if it has expired or will within a minute.
-pub(crate) async fn if_due(token: Token, is_allowed: bool, cache: &Cache) -> Result<Token, TokenError> {
+pub(crate) async fn unexpired(token: Token, may_run_the_cli: bool, cache: &Cache) -> Result<Token, TokenError> {
+    // A token whose expiry can't be read is sent as it is.
+    let Some(expiry) = token.unverified_expiry() else { return Ok(token) };
     let now = SystemTime::now();
-    if !is_due(&token, now) {
-        return Ok(token);
+    // Vercel sends a new token with each request, so a token from a header is not refreshed.
+    let is_of_environment = matches!(token.source(), Source::File | Source::Variable);
+    if may_run_the_cli && is_of_environment && expiry <= now + MARGIN {
+        // Boxed, because a refresh is rare and its future is large.
+        return Box::pin(async move {
+            let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
+            let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
+            cache.get(key, SystemTime::now, || run(PROGRAM.into(), project)).await
+        })
+        .await;
     }
-    if !is_allowed {
-        let problem =
-            "only development tokens are refreshed. On Vercel, remove that setting: a token comes with each request";
-        return Err(expired(&token, problem, token.unverified_claims().to_string()));
+    match now.duration_since(expiry) {
+        Ok(ago) if ago >= LEEWAY => Err(expired(&token, ago)),
+        Ok(_) | Err(_) => Ok(token),
     }
-    // Boxed, because a refresh is rare and its future is large.
-    Box::pin(async move {
-        let project = Project::find(&token, &std::env::current_dir().unwrap_or_default()).await?;
-        let key = (project.id.as_str().into(), project.team.as_deref().unwrap_or_default().into());
-        cache.get(key, now, || run(PROGRAM.into(), project)).await
-    })
-    .await
 }
 
-fn expired(token: &Token, problem: &str, log: String) -> TokenError {
-    let problem = format!("in {} has expired, and {problem}", token.source().described());
-    TokenError::Expired { problem, log }
+fn expired(token: &Token, ago: Duration) -> TokenError {
+    let advice = match token.source() {
+        Source::Header | Source::InternalHeader | Source::Refreshed => {
+            "Vercel sends a new one with each request: look for an old request that is replayed, and check the clock"
+        }
+        Source::File | Source::Variable => {
+            "On your machine, run `vercel env pull`. On Vercel, remove that setting: each request brings a token"
+        }
+    };
+    let problem = format!("in {} expired {} ago. {advice}", token.source().described(), rounded(ago));
+    TokenError::Expired { ago, problem, log: token.unverified_claims().to_string() }
 }
 
-/// Whether a new token is due. A token from the request's headers is never refreshed, because Vercel sends a new one. A
-/// token whose expiry can't be read is sent as it is.
-fn is_due(token: &Token, now: SystemTime) -> bool {
-    matches!(token.source(), Source::File | Source::Variable)
-        && token.unverified_expiry().is_some_and(|expiry| expiry <= now + MARGIN)
+/// A time in the largest unit of which it has at least two.
+fn rounded(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// The project whose token is wanted, as in `.vercel/project.json`.
@@ -74,16 +92,19 @@ impl Project {
     /// The project that this folder, or the nearest one above it, is linked to; else the project of the expired token.
     /// In a monorepo, `vercel link --repo` writes no `project.json`.
     async fn find(token: &Token, folder: &Path) -> Result<Self, TokenError> {
-        let failed =
-            |problem: &str, log| expired(token, &format!("{problem}. Run `vercel link`, then `vercel env pull`"), log);
+        let failed = |problem: &str, log| {
+            let source = token.source().described();
+            let problem = format!("in {source} has expired, and {problem}. Run `vercel link`, then `vercel env pull`");
+            TokenError::Refresh { problem, log, source: None }
+        };
         for folder in folder.ancestors() {
             let path = folder.join(".vercel/project.json");
             let json = match read_file(path.clone()).await {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
                 json => json.unwrap_or_default(),
             };
-            let log = format!("path={}", path_for_log(&path));
-            return Self::parse(&json).ok_or_else(|| failed("`.vercel/project.json` does not name a project", log));
+            let wrong = || failed("`.vercel/project.json` does not name a project", path_for_log(&path));
+            return Self::parse(&json).ok_or_else(wrong);
         }
         let claims = token.unverified_claims();
         let id = claims.project_id.filter(|id| is_id(id));
@@ -117,9 +138,9 @@ fn is_id(text: &str) -> bool {
 
 async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError> {
     let arguments = project.arguments();
-    let failed = |problem: &str, log: &str| {
+    let failed = |problem: &str| {
         let problem = format!("{problem}. Run `vercel {}`", arguments.join(" "));
-        TokenError::Expired { problem, log: log.to_owned() }
+        TokenError::Refresh { problem, log: String::new(), source: None }
     };
     let mut child = Command::new(program)
         .args(&arguments)
@@ -130,8 +151,12 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| {
-            let log = format!("cause=`{}`", error.kind());
-            failed("has expired. Install the Vercel CLI with `npm i -g vercel`", &log)
+            let command = arguments.join(" ");
+            TokenError::Refresh {
+                problem: format!("has expired. Install the Vercel CLI with `npm i -g vercel`. Run `vercel {command}`"),
+                log: format!("cause=`{}`", error.kind()),
+                source: Some(Arc::new(error)),
+            }
         })?;
     let stdout = child.stdout.take();
     let work = async {
@@ -144,18 +169,18 @@ async fn run(program: PathBuf, project: Project) -> Result<Obtained, TokenError>
         (output, child.wait().await)
     };
     let Ok((output, status)) = tokio::time::timeout(TIMEOUT, work).await else {
-        return Err(failed("has expired, and the Vercel CLI did not answer within 20 s", ""));
+        return Err(failed("has expired, and the Vercel CLI did not answer within 20 s"));
     };
     if !status.is_ok_and(|status| status.success()) {
-        return Err(failed("has expired, and the Vercel CLI failed", ""));
+        return Err(failed("has expired, and the Vercel CLI failed"));
     }
     let answer: TokenAnswer = json::object(&output)
-        .ok_or_else(|| failed("has expired, and the Vercel CLI printed no token. Update the CLI", ""))?;
+        .ok_or_else(|| failed("has expired, and the Vercel CLI printed no token. Update the CLI"))?;
     let token = Token::parse(&answer.token, Source::Refreshed)
-        .map_err(|slip| failed(&format!("from the Vercel CLI is not usable: {slip}"), ""))?;
+        .map_err(|mistake| failed(&format!("from the Vercel CLI is not usable: {mistake}")))?;
     let expiry = token.unverified_expiry();
     if expiry.is_some_and(|expiry| expiry <= SystemTime::now()) {
-        return Err(failed("from the Vercel CLI has already expired. Check this machine's clock", ""));
+        return Err(failed("from the Vercel CLI has already expired. Check this machine's clock"));
     }
     // The first minute that the system can represent has no minute before it.
     let until = expiry.and_then(|expiry| expiry.checked_sub(MARGIN));
@@ -175,18 +200,36 @@ mod tests {
         Token::parse(&format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims)), source).unwrap()
     }
 
-    #[test]
-    fn a_token_is_due_from_a_minute_before_it_expires_if_the_environment_holds_it() {
-        let due = |source, now| is_due(&token(r#"{"exp": 1000}"#, source), UNIX_EPOCH + Duration::from_secs(now));
-        for source in [Source::Variable, Source::File] {
-            assert!(!due(source, 939));
-            assert!(due(source, 940));
-            assert!(due(source, 5000));
+    async fn sent(source: Source, seconds_left: i64) -> Result<Token, TokenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+        let token = token(&format!(r#"{{"exp": {}, "sub": "me"}}"#, now + seconds_left), source);
+        unexpired(token, false, &Cache::new(CAPACITY, Duration::ZERO)).await
+    }
+
+    #[tokio::test]
+    async fn a_token_that_expired_half_a_minute_ago_is_not_sent_and_the_error_says_how_long_ago() {
+        for source in [Source::Header, Source::InternalHeader, Source::File, Source::Variable] {
+            for seconds_left in [3600, 1, -20] {
+                assert!(sent(source, seconds_left).await.is_ok(), "{source} {seconds_left}");
+            }
+            for (seconds_left, ago) in [(-40, "40 s"), (-400, "6 min"), (-40_000, "11 h"), (-4_000_000, "46 days")] {
+                let error = sent(source, seconds_left).await.unwrap_err();
+                let message = error.to_string();
+                let expected = format!("The token in {} expired {ago} ago.", source.described());
+                // The clock may tick meanwhile.
+                assert!(message.starts_with(&expected) || message.contains("expired 41 s ago"), "{message}");
+                assert!(message.len() <= 200, "{} characters: {message}", message.len());
+                assert!(error.log_detail().contains("sub=`me`"));
+            }
         }
-        for source in [Source::Header, Source::InternalHeader] {
-            assert!(!due(source, 5000));
+    }
+
+    #[tokio::test]
+    async fn a_token_without_a_readable_expiry_is_sent() {
+        let cache = Cache::new(CAPACITY, Duration::ZERO);
+        for claims in ["{}", r#"{"exp": "1"}"#] {
+            assert!(unexpired(token(claims, Source::Variable), true, &cache).await.is_ok());
         }
-        assert!(!is_due(&token("{}", Source::Variable), SystemTime::now()));
     }
 
     #[test]

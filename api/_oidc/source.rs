@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
@@ -30,49 +30,39 @@ pub(crate) struct Environment {
     pub(crate) file: Option<PathBuf>,
     /// `VERCEL_OIDC_TOKEN`.
     pub(crate) variable: Option<String>,
-    /// The last token that was found. Vercel gives a function the same token for many requests, and checking the
-    /// token's form at each request would take a sixth of the instructions of a call.
-    pub(crate) last: Mutex<Option<Token>>,
 }
 
-impl Environment {
-    fn parse(&self, bytes: &[u8], source: Source) -> Result<Token, TokenError> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = &*last
-            && token.expose().as_bytes() == bytes
-            && token.source() == source
-        {
-            return Ok(token.clone());
-        }
-        // What is not UTF-8 becomes a character that no token has.
-        let text = std::str::from_utf8(bytes).unwrap_or("\u{fffd}");
-        let token = Token::parse(text, source).map_err(|slip| {
-            let problem = format!("in {} is not usable: {slip}. Put a JWT there, and nothing else", source.described());
-            TokenError::Unusable { problem, log: String::new() }
-        })?;
-        *last = Some(token.clone());
-        Ok(token)
-    }
+/// The token in the headers of a request, or what is wrong with it. `None` if no header has one.
+pub(crate) fn in_headers(headers: &HeaderMap) -> Option<Result<Token, TokenError>> {
+    HEADERS.iter().find_map(|(name, source)| {
+        let mut values = headers.get_all(name).iter().map(|value| value.as_bytes());
+        values.find(|value| !value.trim_ascii().is_empty()).map(|value| parse(value, *source, ""))
+    })
 }
 
-/// Finds the function's own token.
-pub(crate) async fn find(headers: &HeaderMap, environment: &Environment) -> Result<Token, TokenError> {
-    for (name, source) in HEADERS {
-        let mut values = headers.get_all(&name).iter();
-        if let Some(value) = values.find(|value| !value.as_bytes().trim_ascii().is_empty()) {
-            return environment.parse(value.as_bytes(), source);
-        }
-    }
+/// The token of the file or the variable.
+pub(crate) async fn in_environment(environment: &Environment) -> Result<Token, TokenError> {
     if let Some(path) = &environment.file {
-        let bytes = read_file(path.clone()).await;
-        let bytes = bytes.map_err(|error| TokenError::Unusable {
-            problem: format!("file {}. Check `VERCEL_OIDC_TOKEN_FILE`", problem(&error)),
-            log: format!("path={}", path_for_log(path)),
-        })?;
-        return environment.parse(&bytes, Source::File);
+        let log = path_for_log(path);
+        return match read_file(path.clone()).await {
+            Ok(bytes) => parse(&bytes, Source::File, &log),
+            Err(error) => {
+                let problem = format!("file {}. Check `VERCEL_OIDC_TOKEN_FILE`", problem(&error));
+                Err(TokenError::Unusable { problem, log, source: Some(Arc::new(error)) })
+            }
+        };
     }
     let text = environment.variable.as_ref().ok_or(TokenError::Missing)?;
-    environment.parse(text.as_bytes(), Source::Variable)
+    parse(text.as_bytes(), Source::Variable, "")
+}
+
+fn parse(bytes: &[u8], source: Source, log: &str) -> Result<Token, TokenError> {
+    // What is not UTF-8 becomes a character that no token has.
+    let text = std::str::from_utf8(bytes).unwrap_or("\u{fffd}");
+    Token::parse(text, source).map_err(|mistake| {
+        let problem = format!("in {} is not usable: {mistake}. Put a JWT there, and nothing else", source.described());
+        TokenError::Unusable { problem, log: log.to_owned(), source: None }
+    })
 }
 
 /// Reads a small file that another program writes, on a thread for blocking work.
@@ -109,6 +99,13 @@ mod tests {
     use super::*;
 
     const TOKEN: &str = "e30.e30.c2ln";
+
+    async fn find(headers: &HeaderMap, environment: &Environment) -> Result<Token, TokenError> {
+        match in_headers(headers) {
+            Some(token) => token,
+            None => in_environment(environment).await,
+        }
+    }
 
     #[tokio::test]
     async fn a_header_wins_over_the_variable_and_a_blank_header_counts_as_unset() {
@@ -147,13 +144,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_in_place_of_a_path_is_not_shown() {
-        let token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtZSJ9.c2ln";
-        for path in [token.to_owned(), format!("/x/{token}")] {
-            let environment = Environment { file: Some(path.into()), ..Environment::default() };
+    async fn the_log_names_the_file_of_each_unusable_token() {
+        let folder = folder("log");
+        let path = folder.join("token");
+        for text in [None, Some(""), Some(" \n"), Some("not-a-jwt"), Some("Bearer e30.e30.c2ln")] {
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
+            let environment = Environment { file: Some(path.clone()), ..Environment::default() };
             let error = find(&HeaderMap::new(), &environment).await.unwrap_err();
-            let text = format!("{error} {}", error.log_detail());
-            assert!(!text.contains("eyJ") && !text.contains("c2ln"), "{text}");
+            assert!(error.log_detail().ends_with(&format!("path=`{}`", path.display())), "{text:?}: {error:?}");
+            assert!(!error.to_string().contains("log-"), "{error}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_token_in_place_of_a_path_is_not_shown() {
+        // The second has a space before its claims, and the third is a part of a token.
+        for token in [
+            "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtZSJ9.c2ln",
+            "IHsiYWxnIjoiUlMyNTYifQ.IHsic3ViIjoibWUifQ.c2ln",
+            "eyJhbGciOiJSUzI1NiJ9",
+        ] {
+            for path in [token.to_owned(), format!("/x/{token}"), format!("Bearer {token}"), format!("TOKEN={token}")] {
+                let environment = Environment { file: Some(path.into()), ..Environment::default() };
+                let error = find(&HeaderMap::new(), &environment).await.unwrap_err();
+                let text = format!("{error} {}", error.log_detail());
+                assert!(!text.contains("alg") && !text.contains(token), "{text}");
+            }
         }
     }
 

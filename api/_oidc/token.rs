@@ -29,6 +29,7 @@ pub struct Token {
     pub(crate) header: HeaderValue,
     pub(crate) bearer: HeaderValue,
     source: Source,
+    is_exchanged: bool,
 }
 
 impl Token {
@@ -36,8 +37,8 @@ impl Token {
     pub(crate) fn parse(text: &str, source: Source) -> Result<Self, &'static str> {
         let text = text.trim();
         let values = is_jwt(text).then(|| (sensitive(text), sensitive(&["Bearer ", text].concat())));
-        let Some((Some(header), Some(bearer))) = values else { return Err(slip(text)) };
-        Ok(Self { text: text.into(), header, bearer, source })
+        let Some((Some(header), Some(bearer))) = values else { return Err(likely_mistake(text)) };
+        Ok(Self { text: text.into(), header, bearer, source, is_exchanged: false })
     }
 
     /// The token itself. Send it to its audience only, and never write it to a log.
@@ -50,7 +51,21 @@ impl Token {
         self.source
     }
 
-    /// The `exp` claim, not verified. Its only use is to decide whether a new token is due.
+    pub(crate) fn into_exchanged(self) -> Self {
+        Self { is_exchanged: true, ..self }
+    }
+
+    pub(crate) fn is_exchanged(&self) -> bool {
+        self.is_exchanged
+    }
+
+    /// Tells a test whether the text is still held.
+    #[cfg(test)]
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<str> {
+        Arc::downgrade(&self.text)
+    }
+
+    /// The `exp` claim, not verified. It decides whether a new token is due, and which token is not worth sending.
     pub(crate) fn unverified_expiry(&self) -> Option<SystemTime> {
         let seconds = self.unverified_claims().exp?.max(0.0);
         UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
@@ -75,6 +90,13 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
+/// Whether a text has a token in it, or the beginning of one.
+pub(crate) fn looks_like_a_token(text: &str) -> bool {
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // A header or payload that begins with `{"` begins with `eyJ` in base64.
+    text.contains("eyJ") || text.split(|c| !is_of_token(c)).any(is_jwt)
+}
+
 /// Three parts of base64url, none of them empty, of which the second is a JSON object (RFC 7519, section 7.2).
 fn is_jwt(text: &str) -> bool {
     let parts: Vec<&str> = text.split('.').collect();
@@ -90,6 +112,7 @@ fn is_jwt(text: &str) -> bool {
 
 /// Where the function's own token was found. `Display` prints one word, as in a `Server-Timing` description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Source {
     /// The request's header `x-vercel-oidc-token`.
     Header,
@@ -127,7 +150,7 @@ impl fmt::Display for Source {
 }
 
 /// Why a text is no JWT: the common mistake that it looks like, if there is one.
-fn slip(text: &str) -> &'static str {
+fn likely_mistake(text: &str) -> &'static str {
     let is_quote = |c: char| matches!(c, '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{2018}' | '\u{2019}');
     let is_name_character = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let before_equals = text.split_once('=').map(|(before, _)| before.trim_start_matches("export ").trim());
@@ -251,9 +274,9 @@ mod tests {
     }
 
     #[test]
-    fn each_slip_is_named() {
+    fn each_mistake_is_named() {
         let good = jwt("{}");
-        for (text, slip) in [
+        for (text, mistake) in [
             (" ".to_owned(), "it is empty"),
             (format!("\"{good}\""), "it has quotes around it"),
             (format!("'{good}'"), "it has quotes around it"),
@@ -270,7 +293,7 @@ mod tests {
             (format!("{good}\0"), "it has characters that no JWT has"),
             (format!("{good}é"), "it has characters that no JWT has"),
         ] {
-            assert_eq!(Token::parse(&text, Source::File).unwrap_err(), slip, "{text:?}");
+            assert_eq!(Token::parse(&text, Source::File).unwrap_err(), mistake, "{text:?}");
         }
     }
 

@@ -49,6 +49,27 @@ async fn the_advice_fits_the_situation() {
             (502, "backend_refused", "`quota:used-up`. Look up this code"),
         ),
         (
+            "a framework that answers without JSON",
+            "401 Unauthorized",
+            "www-authenticate: Bearer error=\"invalid_token\", error_description=\"Foreign\"\r\n",
+            text(""),
+            (502, "backend_refused", "401 `invalid_token`. Compare the token's issuer, audience and expiry"),
+        ),
+        (
+            "a framework that answers without JSON, to another project",
+            "403 Forbidden",
+            "www-authenticate: Bearer realm=\"a, b\", error=insufficient_scope\r\n",
+            text("<html>"),
+            (502, "backend_refused", "Compare the token's subject"),
+        ),
+        (
+            "a framework that saw no token",
+            "401 Unauthorized",
+            "www-authenticate: Basic realm=\"a\"\r\nwww-authenticate: bearer\r\n",
+            text("<html>"),
+            (502, "backend_refused", "maybe no token arrived. Check that nothing removes `Authorization`"),
+        ),
+        (
             "Deployment Protection without a sign-in page",
             "401 Unauthorized",
             HTML,
@@ -61,7 +82,7 @@ async fn the_advice_fits_the_situation() {
             "400 Bad Request",
             HTML,
             text("<html>"),
-            (502, "backend_refused", "proxy in front of the backend"),
+            (502, "backend_refused", "proxy in front of the API"),
         ),
         (
             "a refusal that a proxy compressed",
@@ -96,9 +117,9 @@ async fn the_advice_fits_the_situation() {
             "404 Not Found",
             HTML,
             text("<html>"),
-            (502, "backend_error", "Check `BACKEND_URL` and the path"),
+            (502, "backend_error", "Check the base URL and the path. The base URL is `BACKEND_URL`."),
         ),
-        ("a crash", "500 Oops", HTML, text("<html>"), (502, "backend_error", "Check the backend's log")),
+        ("a crash", "500 Oops", HTML, text("<html>"), (502, "backend_error", "Check the API's log")),
         (
             "a gateway without its backend",
             "502 Bad Gateway",
@@ -134,7 +155,7 @@ async fn the_advice_fits_the_situation() {
             "200 OK",
             HTML,
             text("<html>"),
-            (502, "backend_error", "Check `BACKEND_URL` and the path"),
+            (502, "backend_error", "Check the base URL and the path. The base URL is `BACKEND_URL`."),
         ),
     ] {
         let backend = Stub::always(answer(status_line, headers, body)).await;
@@ -156,6 +177,53 @@ async fn the_advice_fits_the_situation() {
         assert!(!answer.text.contains(SUBJECT), "{situation}");
         assert_eq!(printed.contains(SUBJECT), code == "backend_refused", "{situation}: {printed}");
     }
+}
+
+/// The caller opens Deployment Protection at Vercel's hosts only.
+#[tokio::test]
+async fn the_advice_for_deployment_protection_works_at_that_host() {
+    let backend = Stub::always(answer("401 Unauthorized", HTML, "<html>")).await;
+    let host = format!("127.0.0.1:{}", backend.port);
+    for (variables, advice) in [
+        (
+            &[("BACKEND_URL", &*backend.url())][..],
+            "at its `.vercel.app` URL. Else check firewalls and proxies. The base",
+        ),
+        (&[("VERCEL_URL", &*host)], "this project must be a trusted source"),
+    ] {
+        let answer = Function::start(variables).await.call_with(&token("a", 3600)).await;
+        let detail = answer.is_problem(502, "backend_refused");
+        assert!(detail.contains("Deployment Protection") && detail.contains(advice), "{detail}");
+        assert!(detail.ends_with(" The base URL is `BACKEND_URL`."), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_a_bearer_challenge_is_the_code_if_the_body_has_none() {
+    let challenge = "www-authenticate: Bearer error=\"invalid_token\"\r\n";
+    for (line, headers, body, expected) in [
+        ("401 Unauthorized", challenge, "", Some(json!("invalid_token"))),
+        ("403 Forbidden", challenge, "{}", Some(json!("invalid_token"))),
+        ("401 Unauthorized", challenge, r#"{"code": "mine"}"#, Some(json!("mine"))),
+        ("401 Unauthorized", challenge, r#"{"code": 7}"#, Some(json!("invalid_token"))),
+        ("401 Unauthorized", "www-authenticate: Bearer error=\"two words\"\r\n", "", Some(Value::Null)),
+        ("401 Unauthorized", "www-authenticate: DPoP error=\"x\"\r\n", "", Some(Value::Null)),
+        ("500 Oops", challenge, "", None),
+    ] {
+        let backend = Stub::always(answer(line, headers, body)).await;
+        let function = Function::start(&[("BACKEND_URL", &backend.url())]).await;
+        let answer = function.call_with(&token("a", 3600)).await;
+        assert_eq!(answer.json().get("backend_code").cloned(), expected, "{line} {headers} {body}");
+    }
+    // A challenge that repeats the token is not shown.
+    let secret = token("secret", 3600);
+    let signature = secret.rsplit('.').next().unwrap();
+    let headers = format!("www-authenticate: Bearer error=\"{}\"\r\n", &signature[..40]);
+    let backend = Stub::always(answer("401 Unauthorized", &headers, "")).await;
+    let function = Function::start(&[("BACKEND_URL", &backend.url())]).await;
+    let answer = function.call_with(&secret).await;
+    assert!(answer.json()["backend_code"].is_null() && !answer.text.contains(&signature[..40]), "{answer:?}");
+    assert!(!function.stop().await.contains(&signature[..40]));
 }
 
 #[tokio::test]

@@ -117,6 +117,7 @@ async fn trace_headers_are_passed_on_and_nothing_else() {
     let headers = [
         ("x-vercel-oidc-token", TOKEN),
         ("traceparent", trace),
+        ("tracestate", "vendor=a"),
         ("x-vercel-id", "fra1::abc"),
         ("cookie", "session=1"),
         ("authorization", "Bearer other"),
@@ -125,12 +126,16 @@ async fn trace_headers_are_passed_on_and_nothing_else() {
     assert_eq!(function.call(&headers).await.status, 200);
     let request = backend.requests().pop().unwrap();
     assert_eq!(header(&request, "traceparent"), Some(trace));
+    assert_eq!(header(&request, "tracestate"), Some("vendor=a"));
     assert_eq!(header(&request, "x-vercel-id"), Some("fra1::abc"));
     assert_eq!(header(&request, "authorization"), Some(BEARER));
     for name in ["cookie", "x-forwarded-for", "x-vercel-oidc-token"] {
         assert_eq!(header(&request, name), None, "{name}");
     }
     assert_eq!(request.to_lowercase().matches("authorization:").count(), 1);
+    // A state belongs to a trace.
+    assert_eq!(function.call(&[("x-vercel-oidc-token", TOKEN), ("tracestate", "vendor=a")]).await.status, 200);
+    assert_eq!(header(&backend.requests().pop().unwrap(), "tracestate"), None);
 }
 
 #[tokio::test]
@@ -260,12 +265,12 @@ async fn calls_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn the_page_needs_no_settings_and_links_to_the_call() {
+async fn the_page_needs_no_settings() {
     let function = Function::start(&[]).await;
     for path in ["/", "/?a=b"] {
         let page = Answer::from(function.request("GET", path).send().await.unwrap()).await;
         assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
-        assert!(page.text.starts_with("<!doctype html>") && page.text.contains("href=\"/api/call\""));
+        assert_eq!(page.text, include_str!("../_app/page.html"));
     }
 }
 

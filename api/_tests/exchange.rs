@@ -148,7 +148,7 @@ async fn an_abandoned_request_leaves_the_others_served() {
 }
 
 #[tokio::test]
-async fn a_failed_exchange_is_an_error_that_is_not_cached_and_shows_no_token() {
+async fn a_failed_exchange_is_an_error_that_shows_no_token() {
     let own = token("own", 3600);
     let echo = format!("{{\"error\": \"{own}\"}}");
     let elsewhere = Stub::good().await;
@@ -175,15 +175,18 @@ async fn a_failed_exchange_is_an_error_that_is_not_cached_and_shows_no_token() {
     .await;
     let backend = Stub::good().await;
     let function = start(&backend, &exchange.url()).await;
-    for (_, expected) in &bad {
-        let answer = function.call_with(&own).await;
+    // A failed exchange is not repeated at once, so each call has another token. The first is in the first answer.
+    let others: Vec<_> = (1..bad.len()).map(|number| token(&format!("own {number}"), 3600)).collect();
+    for (own, (_, expected)) in [&own].into_iter().chain(&others).zip(&bad) {
+        let answer = function.call_with(own).await;
         let detail = answer.is_problem(500, "token_unavailable");
         assert!(detail.contains(expected), "{detail}");
-        assert!(!shows(&answer.text, &own));
+        assert!(!shows(&answer.text, own));
     }
     assert_eq!((backend.requests().len(), elsewhere.requests().len()), (0, 0));
-    assert_eq!(function.call_with(&own).await.status, 200);
-    assert!(!shows(&function.stop().await, &own));
+    assert_eq!(function.call_with(&token("another", 3600)).await.status, 200);
+    let printed = function.stop().await;
+    assert!(!shows(&printed, &own) && !others.iter().any(|other| shows(&printed, other)));
 }
 
 #[tokio::test]
@@ -223,4 +226,45 @@ async fn an_exchanged_token_that_the_backend_refuses_with_401_is_dropped() {
         let last = format!("Bearer {}", numbered(exchanges - 1));
         assert_eq!(header(&backend.requests()[1], "authorization"), Some(&*last));
     }
+}
+
+/// `/api/call` is open, so strangers must not drive the exchange.
+#[tokio::test]
+async fn a_failed_exchange_is_not_repeated_at_once() {
+    let exchange = Stub::always(answer("403 Forbidden", "", "")).await;
+    let backend = Stub::good().await;
+    let function = start(&backend, &exchange.url()).await;
+    let first = function.call_with(TOKEN).await.is_problem(500, "token_unavailable");
+    assert!(first.contains("answered 403") && first.contains("`BACKEND_AUDIENCE`"), "{first}");
+    for _ in 0..20 {
+        assert_eq!(function.call_with(TOKEN).await.is_problem(500, "token_unavailable"), first);
+    }
+    // At most after 1 s, 2 s, 4 s and 8 s, on a slow machine.
+    assert!(exchange.requests().len() < 5, "{}", exchange.requests().len());
+    let asked = exchange.requests().len();
+    function.call_with(&token("another", 3600)).await.is_problem(500, "token_unavailable");
+    assert_eq!(exchange.requests().len(), asked + 1);
+}
+
+#[tokio::test]
+async fn the_earlier_of_expiry_and_the_tokens_own_exp_counts() {
+    let backend = Stub::good().await;
+    for (own_exp, expiry_in, exchanges) in [(3600, 3600, 1), (0, 3600, 2), (3600, 0, 2)] {
+        let exchanged = token("exchanged", own_exp);
+        let exchange = Stub::always(ok(&json!({ "token": exchanged, "expiry": expiry(expiry_in) }))).await;
+        let function = start(&backend, &exchange.url()).await;
+        for _ in 0..2 {
+            assert_eq!(function.call_with(TOKEN).await.status, 200);
+        }
+        assert_eq!(exchange.requests().len(), exchanges, "{own_exp} {expiry_in}");
+    }
+}
+
+/// An exchanged token has the team's issuer, also if the project's issuer mode is *Global*.
+#[tokio::test]
+async fn the_advice_after_an_exchange_names_the_issuer() {
+    let backend = Stub::always(answer("401 Unauthorized", "", r#"{"code": "invalid_token"}"#)).await;
+    let exchange = Stub::always(ok(&json!({ "token": token("exchanged", 3600) }))).await;
+    let detail = start(&backend, &exchange.url()).await.call_with(TOKEN).await.is_problem(502, "backend_refused");
+    assert!(detail.contains("An exchanged token has the team's issuer."), "{detail}");
 }

@@ -4,7 +4,7 @@ use std::future::ready;
 
 use tokio::net::TcpListener;
 
-use crate::stage::{Answer, Function, TOKEN, token};
+use crate::stage::{Answer, Folder, Function, TOKEN, token};
 use crate::stub::{Reply, Stub, answer};
 
 /// Makes one call to a backend that always answers so.
@@ -91,12 +91,12 @@ async fn an_answer_that_is_not_json_is_the_backends_error() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_the_backends_error() {
+async fn an_incomplete_answer_is_the_backends_error() {
     let backend =
         Stub::start(|_, _| ready(Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{}".to_vec()))).await;
     let function = Function::start(&[("BACKEND_URL", &backend.url())]).await;
     let answer = function.call_with(TOKEN).await;
-    assert!(answer.is_problem(502, "backend_error").contains("broke off"));
+    assert!(answer.is_problem(502, "backend_error").contains("is incomplete ("));
     assert_eq!(answer.json()["backend_status"], 200);
 }
 
@@ -166,3 +166,29 @@ async fn without_certificate_authorities_loopback_works_and_https_says_what_is_m
     let detail = Function::start(&exchange).await.call_with(TOKEN).await.is_problem(500, "token_unavailable");
     assert!(detail.contains("`ca-certificates`"), "{detail}");
 }
+
+#[tokio::test]
+async fn certificate_authorities_that_come_later_are_used() {
+    let folder = Folder::new();
+    let path = folder.path("ca.pem").to_str().unwrap().to_owned();
+    let variables = [("SSL_CERT_FILE", &*path), ("SSL_CERT_DIR", "/nowhere"), ("BACKEND_URL", "https://127.0.0.1:1")];
+    let function = Function::start(&variables).await;
+    let detail = function.call_with(TOKEN).await.is_problem(502, "backend_unreachable");
+    assert!(detail.contains("no certificate authorities"), "{detail}");
+    folder.write("ca.pem", CERTIFICATE);
+    let detail = function.call_with(TOKEN).await.is_problem(502, "backend_unreachable");
+    assert!(detail.contains("connection refused"), "{detail}");
+}
+
+/// An authority without a key, made for this test.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBdDCCARugAwIBAgIULdRqIreLgUXdQwdZTIcF25Lb3P8wCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjkxMTI5NTdaGA8yMTI2MTEwNTExMjk1
+N1owDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABGMa
+Hz84krcNhdtbuVwJnqmzaSprEhz8Z9FtkpmtwIwgc+o8I74KMLHQYbCmvKF7sa39
+75T7DKRWU/ZjXYtOkpKjUzBRMB0GA1UdDgQWBBQLFvBPOu8PtmtuxYBe0n+TzV2o
+kDAfBgNVHSMEGDAWgBQLFvBPOu8PtmtuxYBe0n+TzV2okDAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0cAMEQCIHS5d6hmLG3vfDOSTYLk7Mid/4TcWesAzyV7
+8a5aYDTkAiBRBqEHpriNlq1wiGU4cIyB2dMCqY6YoVQznDXEP10oEQ==
+-----END CERTIFICATE-----
+";

@@ -112,3 +112,23 @@ async fn a_connection_that_was_idle_for_four_seconds_is_not_used_again() {
         assert_eq!(backend.connections(), connections, "{milliseconds} ms");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_went_silent_costs_one_call() {
+    let _clock = StoppedClock::new();
+    let backend =
+        Stub::start(|before, _| ready(if before == 1 { Reply::Hang(Vec::new()) } else { Reply::Keep(ok(&json!({}))) }))
+            .await;
+    let caller = caller(backend.url());
+    assert_eq!(call(&caller).await.unwrap().status(), 200);
+    let called = call(&caller);
+    while backend.requests().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    settle().await;
+    assert_eq!(backend.connections(), 1);
+    advance(Duration::from_millis(10_010)).await;
+    assert_eq!(code(&answer_of(called).await), (504, json!("backend_timeout")));
+    assert_eq!(call(&caller).await.unwrap().status(), 200);
+    assert_eq!(backend.connections(), 2);
+}

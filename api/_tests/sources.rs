@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::stage::{Folder, Function, TOKEN, shows, soon, token};
-use crate::stub::{Stub, answer, header};
+use crate::stage::{Folder, Function, SUBJECT, TOKEN, shows, soon, token};
+use crate::stub::{Stub, header};
 
 /// The token that reached the backend.
 fn sent(backend: &Stub) -> String {
@@ -98,7 +98,11 @@ async fn a_file_without_a_token_is_an_error_and_no_fallback_and_only_the_log_nam
         assert!(!empty.contains(&path), "{empty}");
     }
     assert_eq!(backend.requests().len(), 0);
-    assert!(!missing.contains(&path) && function.stop().await.contains(&path));
+    folder.write("token", "not-a-jwt");
+    assert!(!function.call(&[]).await.is_problem(500, "token_unavailable").contains(&path));
+    let printed = function.stop().await;
+    assert!(!missing.contains(&path) && printed.lines().count() == 4, "{printed}");
+    assert!(printed.lines().all(|line| line.ends_with(&format!(" path=`{path}`"))), "{printed}");
 }
 
 #[tokio::test]
@@ -136,12 +140,12 @@ async fn without_a_token_the_developer_learns_how_to_get_one() {
 }
 
 #[tokio::test]
-async fn what_is_no_jwt_is_never_sent_and_the_slip_is_named() {
+async fn what_is_no_jwt_is_never_sent_and_the_mistake_is_named() {
     let (backend, folder) = (Stub::good().await, Folder::new());
     let (url, good) = (backend.url(), token("a", 3600));
     let path = folder.path("token").to_str().unwrap().to_owned();
     let array = format!("e30.{}.c2ln", "W10");
-    for (text, slip) in [
+    for (text, mistake) in [
         (format!("\"{good}\""), "it has quotes around it"),
         (format!("'{good}'"), "it has quotes around it"),
         (format!("Bearer {good}"), "it begins with `Bearer`"),
@@ -164,7 +168,7 @@ async fn what_is_no_jwt_is_never_sent_and_the_slip_is_named() {
         ] {
             let detail = answer.is_problem(500, "token_unavailable");
             assert!(detail.contains(source), "{detail}");
-            assert!(detail.contains(slip), "{text:?} {source}: {detail}");
+            assert!(detail.contains(mistake), "{text:?} {source}: {detail}");
             assert!(!shows(&answer.text, &good), "{}", answer.text);
         }
         assert!(!shows(&by_file.stop().await, &good) && !shows(&by_variable.stop().await, &good));
@@ -184,12 +188,30 @@ async fn a_token_in_place_of_a_path_is_not_shown() {
     }
 }
 
+/// The backend allows 30 s for clock skew.
 #[tokio::test]
-async fn a_header_token_is_sent_as_it_is_even_if_it_has_expired() {
-    let (backend, expired) = (Stub::always(answer("200 OK", "", "{}")).await, token("old", -3600));
-    let function = Function::start(&[("BACKEND_URL", &backend.url())]).await;
-    assert_eq!(function.call_with(&expired).await.status, 200);
-    assert_eq!(sent(&backend), expired);
+async fn an_expired_token_is_not_sent_and_the_answer_says_how_long_ago() {
+    let backend = Stub::good().await;
+    let url = ("BACKEND_URL", &*backend.url());
+    for name in ["x-vercel-oidc-token", "x-vercel-internal-oidc-token"] {
+        let function = Function::start(&[url]).await;
+        for seconds in [10, -1] {
+            let token = token("new", seconds);
+            assert_eq!(function.call(&[(name, &token)]).await.status, 200, "{seconds}");
+            assert_eq!(sent(&backend), token);
+        }
+        let expired = token("old", -3000);
+        let sent = backend.requests().len();
+        let detail = function.call(&[(name, &expired)]).await.is_problem(500, "token_unavailable");
+        assert!(detail.starts_with(&format!("The token in the header `{name}` expired 50 min ago.")), "{detail}");
+        assert_eq!(backend.requests().len(), sent);
+        let printed = function.stop().await;
+        assert!(printed.contains(SUBJECT) && !shows(&printed, &expired), "{printed}");
+    }
+    let expired = token("old", -30_000);
+    let function = Function::start(&[url, ("VERCEL_OIDC_TOKEN", &expired), ("VERCEL_ENV", "preview")]).await;
+    let detail = function.call(&[]).await.is_problem(500, "token_unavailable");
+    assert!(detail.starts_with("The token in `VERCEL_OIDC_TOKEN` expired 8 h ago."), "{detail}");
 }
 
 #[tokio::test]

@@ -134,7 +134,7 @@ where
             if span.has_field("sub")
                 && let Some(sub) = caller.claims().sub()
             {
-                span.record("sub", for_log(sub));
+                span.record("sub", &*for_log(sub));
             }
             request.headers_mut().remove(AUTHORIZATION);
             request.headers_mut().remove(TRUSTED_SOURCE);

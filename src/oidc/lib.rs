@@ -16,6 +16,8 @@ mod subject;
 mod token;
 mod trust;
 mod verifier;
+#[cfg(test)]
+mod wycheproof;
 
 pub use bearer::{Refusal, VerifiedCaller, bearer_token};
 pub use claims::Claims;

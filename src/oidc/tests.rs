@@ -7,7 +7,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::crypto::aws_lc;
-use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 
@@ -16,12 +15,12 @@ use super::*;
 static KEY: LazyLock<EncodingKey> =
     LazyLock::new(|| EncodingKey::from_rsa_der(include_bytes!("testdata/rsa-2048.der")));
 
+/// The key's modulus. jsonwebtoken's `Jwk::from_encoding_key` panics if another crate enables a second provider.
+const MODULUS: &str = "x467KKS-oG2FVhHF9mjbv3Jc12O16nFEphg8XnI1dd14xjOpSF1FBiEWGGinPzJN41ogn1n63tpGikDDwqaswce8dYtqeJqqq928hXDiQP5i850KWrierh2U2NMLt2wRWbR7KS9F2C-dRwLGNOWIfbKiVZindbzQ-YqeENFjAaZZBbBLqmNATxBbCne-19lRpphNt9cjnetDajstLWeOHlMCxUeXy52JrpxAahdmK7glcvRU_VHINcrrme_NBdr55dhrXhQH5lYIdlc8c5Htklqete5H5UJbupOAJbP1I8VErkeVc5pL4p7W4fLwSNwIzIYvrJbWEdYXhTBGktUhUw";
+
 pub(crate) fn jwks(kids: &[&str]) -> String {
-    let keys = kids.iter().map(|kid| {
-        let mut jwk = Jwk::from_encoding_key(&KEY, Algorithm::RS256).unwrap();
-        jwk.common.key_id = Some((*kid).to_owned());
-        jwk
-    });
+    let jwk = |kid: &&str| json!({ "kty": "RSA", "alg": "RS256", "kid": kid, "n": MODULUS, "e": "AQAB" });
+    let keys = kids.iter().map(jwk);
     json!({ "keys": keys.collect::<Vec<_>>() }).to_string()
 }
 

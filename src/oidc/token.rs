@@ -19,9 +19,9 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The parts of a token whose signature is not verified yet.
 pub(crate) struct UnverifiedToken<'t> {
     /// What the signature covers: header, dot, payload (RFC 7515, section 5.2).
-    signing_input: &'t [u8],
-    payload: &'t str,
-    signature: &'t str,
+    pub(crate) signing_input: &'t [u8],
+    pub(crate) payload: &'t str,
+    pub(crate) signature: &'t str,
     pub(crate) unverified_kid: String,
 }
 

@@ -8,14 +8,15 @@ mod issuer;
 pub(crate) mod program;
 
 use std::future::pending;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
+use axum::routing::get as get_of;
 use backend::settings::Settings;
-use local::{Deployment, SigningKey};
+use local::{Deployment, SigningKey, TestKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,12 +30,13 @@ pub(crate) use program::Program;
 
 pub(crate) const ISSUER: &str = "https://oidc.vercel.com/acme";
 
-/// The issuer's key. Making a key takes long, so all tests of a file share this one.
-pub(crate) static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
+/// The issuer's key.
+pub(crate) static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::for_tests("key-1", TestKey::Issuer));
 /// The key that the issuer changes to.
-pub(crate) static NEXT_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-2").unwrap());
+pub(crate) static NEXT_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::for_tests("key-2", TestKey::Next));
 /// An attacker's key with the `kid` of the issuer's.
-pub(crate) static FORGED_KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("key-1").unwrap());
+pub(crate) static FORGED_KEY: LazyLock<SigningKey> =
+    LazyLock::new(|| SigningKey::for_tests("key-1", TestKey::Attacker));
 
 /// The claims of a token that the backend accepts.
 pub(crate) fn claims() -> Value {
@@ -94,21 +96,26 @@ impl Backend {
         Self::start_with(issuer, &[]).await
     }
 
+    /// Starts a backend with a route that answers `GET /`. The repository's routes belong to the user.
     pub(crate) async fn start_with(issuer: &FakeIssuer, more: &[(&str, &str)]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        Self::spawn(address, backend::run(listener, settings(&issuer.url(), more), pending()))
+        Self::serve(Router::new().route("/", get_of(async || axum::Json("accepted"))), settings(&issuer.url(), more))
+            .await
     }
 
-    /// Starts a backend with these routes instead of the repository's, and waits until it has fetched the keys.
+    /// Starts a backend with these routes, and waits until it has fetched the keys.
     pub(crate) async fn with_routes(issuer: &FakeIssuer, routes: Router) -> Self {
+        let backend = Self::serve(routes, settings(&issuer.url(), &[])).await;
+        backend.fetches_ended(1).await;
+        backend
+    }
+
+    async fn serve(routes: Router, settings: Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let verifier = Arc::new(verifier(settings(&issuer.url(), &[])));
+        let verifier = Arc::new(verifier(settings));
         let app = backend::app::app(routes, verifier.clone());
-        let backend = Self::spawn(address, backend::serve::serve(listener, app, pending()));
+        let backend = Self::spawn(address, backend::server::serve(listener, app, pending()));
         verifier.keys().prefetch(SystemTime::now());
-        backend.fetches_ended(1).await;
         backend
     }
 
@@ -215,6 +222,26 @@ impl Answer {
 pub(crate) async fn get(address: SocketAddr, token: &str) -> Answer {
     let value = format!("Bearer {token}");
     request(address, "GET", "/", &[("authorization", value.as_bytes())]).await
+}
+
+/// The guard's verdict on a request with this token: 200, or the status of its refusal. The path is no route, because
+/// the program has the user's routes: the guard lets the request through to a 404.
+pub(crate) async fn verdict(address: SocketAddr, token: &str) -> u16 {
+    let value = format!("Bearer {token}");
+    match request(address, "GET", "/not-a-route", &[("authorization", value.as_bytes())]).await {
+        Answer { status: 404, .. } => 200,
+        answer => answer.status,
+    }
+}
+
+/// Whether `src/routes.rs` still answers `GET /`. If not, this says which test is skipped.
+pub(crate) fn has_the_templates_routes(test: &str) -> bool {
+    let has = include_str!("../../src/routes.rs").contains(".route(\"/\", get(");
+    if !has {
+        // The test harness hides what `eprintln!` prints.
+        writeln!(io::stderr().lock(), "skipped: {test} needs `GET /` in src/routes.rs").unwrap();
+    }
+    has
 }
 
 pub(crate) async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &[u8])]) -> Answer {

@@ -1,4 +1,4 @@
-//! The issuer: serves what `oidc.vercel.com` serves, with a key that is made at the start and never stored.
+//! The issuer: serves what `oidc.vercel.com` serves.
 //!
 //! It serves team mode (`{url}/{team}`) and global mode (`{url}`) with one key for both, as Vercel does. `POST /~token`
 //! exchanges a token of this issuer for a token with another audience. HTTP gives no first token: it comes from
@@ -46,8 +46,21 @@ impl Issuer {
     ///
     /// There is no tokio runtime.
     pub fn start(listener: TcpListener) -> io::Result<Self> {
+        Self::start_with(listener, SigningKey::generate("local-key")?)
+    }
+
+    /// Makes an issuer with this key and serves it on `listener` until the runtime stops.
+    ///
+    /// # Errors
+    ///
+    /// The socket has no address.
+    ///
+    /// # Panics
+    ///
+    /// There is no tokio runtime.
+    pub fn start_with(listener: TcpListener, key: SigningKey) -> io::Result<Self> {
         let url = format!("http://{}", listener.local_addr()?);
-        let issuer = Self::new(&url, SigningKey::generate("local-key")?);
+        let issuer = Self::new(&url, key);
         tokio::spawn(axum::serve(listener, issuer.router()).into_future());
         Ok(issuer)
     }

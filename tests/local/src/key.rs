@@ -17,7 +17,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-/// A new RSA key of 2048 bits.
+/// A file of `tests/local/test-keys`. Its private key is public, so nothing outside of tests and the demo may trust it.
+#[derive(Clone, Copy, Debug)]
+pub enum TestKey {
+    /// The issuer's key.
+    Issuer,
+    /// The key that the issuer changes to.
+    Next,
+    /// A key that the issuer never publishes.
+    Attacker,
+}
+
+/// An RSA key of 2048 bits.
 pub struct SigningKey {
     kid: String,
     pair: RsaKeyPair,
@@ -33,6 +44,18 @@ impl SigningKey {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048)
             .map_err(|_| io::Error::other("the system gave no randomness for an RSA key"))?;
         Ok(Self { kid: kid.to_owned(), pair })
+    }
+
+    /// Returns this test key with this `kid`. In an unoptimised build, making a key takes long.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "the files don't change")]
+    pub fn for_tests(kid: &str, key: TestKey) -> Self {
+        let der: &[u8] = match key {
+            TestKey::Issuer => include_bytes!("../test-keys/test-key-issuer-never-trust.der"),
+            TestKey::Next => include_bytes!("../test-keys/test-key-next-never-trust.der"),
+            TestKey::Attacker => include_bytes!("../test-keys/test-key-attacker-never-trust.der"),
+        };
+        Self { kid: kid.to_owned(), pair: RsaKeyPair::from_der(der).expect("the file holds an RSA key") }
     }
 
     /// Returns the `kid` of this key.
@@ -132,7 +155,8 @@ mod tests {
 
     #[test]
     fn reads_only_tokens_that_it_has_signed() {
-        let (ours, theirs) = (SigningKey::generate("a").unwrap(), SigningKey::generate("a").unwrap());
+        let ours = SigningKey::for_tests("a", TestKey::Issuer);
+        let theirs = SigningKey::for_tests("a", TestKey::Attacker);
         let claims = json!({ "sub": "someone" });
 
         assert_eq!(ours.signed_claims(&ours.mint(&claims)), Some(claims.clone()));

@@ -11,7 +11,7 @@ mod key;
 
 pub use deployment::Deployment;
 pub use issuer::Issuer;
-pub use key::{SigningKey, base64url};
+pub use key::{SigningKey, TestKey, base64url};
 
 /// Returns the time as in a token's claims: whole seconds since 1970. A time before 1970 is 0.
 #[must_use]

@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use caller::Caller;
-use local::{Deployment, Issuer, SigningKey};
+use local::{Deployment, Issuer, SigningKey, TestKey};
 use serde_json::{Value, json};
 
 use crate::stage::ORDERS_AUDIENCE;
@@ -84,7 +84,7 @@ pub(crate) fn app(issuer: &Issuer, deployment: &Deployment, backend_url: &str, o
         caller: new_caller(backend_url, issuer, None),
         exchanging_caller: new_caller(orders_url, issuer, Some(ORDERS_AUDIENCE)),
         // The `kid` of the issuer's key, so that only the signature is wrong.
-        forger: SigningKey::generate(issuer.key().kid())?,
+        forger: SigningKey::for_tests(issuer.key().kid(), TestKey::Attacker),
         issuer: issuer.clone(),
         deployment: deployment.clone(),
     };

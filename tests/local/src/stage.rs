@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use local::{Deployment, Issuer};
+use local::{Deployment, Issuer, SigningKey, TestKey};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -40,7 +40,8 @@ impl Stage {
     /// Starts everything: the caller on `listeners`, the issuer and the backends on free ports.
     pub(crate) async fn start(listeners: Vec<TcpListener>) -> io::Result<Self> {
         let deployment = Deployment::default();
-        let issuer = Issuer::start(loopback(0).await?)?;
+        // A new key would take longer than the calls. This one is public, but only backends on loopback trust it.
+        let issuer = Issuer::start_with(loopback(0).await?, SigningKey::for_tests("local-key", TestKey::Issuer))?;
         let issuer_url = issuer.team_url(&deployment.team);
         let backend_url = start_backend(&deployment, &issuer_url, &deployment.audience()).await?;
         let orders_url = start_backend(&deployment, &issuer_url, ORDERS_AUDIENCE).await?;

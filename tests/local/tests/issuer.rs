@@ -4,13 +4,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use local::{Deployment, Issuer, SigningKey};
+use local::check::{Check, Options};
+use local::{Deployment, Issuer, SigningKey, TestKey};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 async fn start() -> Issuer {
-    Issuer::start(TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap()
+    let key = SigningKey::for_tests("local-key", TestKey::Issuer);
+    Issuer::start_with(TcpListener::bind("127.0.0.1:0").await.unwrap(), key).unwrap()
 }
 
 fn client() -> Client {
@@ -62,9 +64,20 @@ async fn discovery_leads_from_the_iss_to_the_keys() {
     }
 }
 
+/// An API that a developer points at the example issuer or at the check must not trust keys that others have.
 #[tokio::test]
-async fn each_start_makes_a_new_key() {
-    assert_ne!(start().await.key().jwk()["n"], start().await.key().jwk()["n"]);
+async fn an_issuer_for_other_programs_makes_a_new_key_at_each_start() {
+    let example = async || {
+        let issuer = Issuer::start(TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap();
+        issuer.key().jwk()["n"].clone()
+    };
+    let check = async || {
+        let check = Check::start(Options { port: 0, ..Options::default() }).await.unwrap();
+        let (_, url) = check.settings().into_iter().find(|(name, _)| *name == "JWKS URL").unwrap();
+        get(url).await["keys"][0]["n"].clone()
+    };
+    assert_ne!(example().await, example().await);
+    assert_ne!(check().await, check().await);
 }
 
 #[tokio::test]
@@ -102,7 +115,7 @@ async fn an_exchanged_token_can_be_given_an_id() {
 #[tokio::test]
 async fn exchanges_no_token_of_another_issuer() {
     let issuer = start().await;
-    let forger = SigningKey::generate(issuer.key().kid()).unwrap();
+    let forger = SigningKey::for_tests(issuer.key().kid(), TestKey::Attacker);
     let forged = forger.mint(&issuer.claims(&Deployment::default()));
     for token in [forged.as_str(), "", "a.b.c"] {
         assert_eq!(

@@ -102,7 +102,6 @@ async fn smoke(arguments: &[&str]) -> (i32, String) {
 }
 
 async fn run(mut command: Command) -> (i32, String) {
-    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
@@ -116,6 +115,27 @@ async fn a_good_deployment_passes_every_check() {
         assert!(text.contains("ok - the function's token comes from: x-vercel-oidc-token\n"), "{text}");
         assert!(text.ends_with("7 passed, 0 failed\n"), "{text}");
         assert_eq!(text.lines().count(), 8, "{text}");
+    }
+}
+
+/// The result depends on the deployment, and not on the settings of the user's curl and shell.
+#[tokio::test]
+async fn the_users_settings_change_nothing() {
+    let url = serve(None).await;
+    let home = tempfile::tempdir().unwrap();
+    // With `fail`, a refusal has no body. Nothing listens on port 9.
+    for curlrc in ["fail", "proxy = http://127.0.0.1:9", "location", "head", "output = /dev/null", "write-out = x"] {
+        std::fs::write(home.path().join(".curlrc"), curlrc).unwrap();
+        let mut command = Command::new("bash");
+        command.arg(SCRIPT).arg(&url).env("HOME", home.path()).env("CURL_HOME", home.path());
+        let (code, text) = run(command).await;
+        assert_eq!(code, 0, "{curlrc}\n{text}");
+    }
+    for name in ["http_proxy", "all_proxy", "ALL_PROXY"] {
+        let mut command = Command::new("bash");
+        command.arg(SCRIPT).arg(&url).env_remove("no_proxy").env_remove("NO_PROXY").env(name, "http://127.0.0.1:9");
+        let (code, text) = run(command).await;
+        assert_eq!(code, 0, "{name}\n{text}");
     }
 }
 

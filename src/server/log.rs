@@ -1,7 +1,7 @@
 //! The log: one line per event on standard output, written by a separate thread.
 //!
 //! Nothing in the process waits for the reader of the log. If a terminal is stopped with Ctrl-S or a pipe is blocked,
-//! up to [`QUEUE_LINES`] lines wait. Further lines are dropped and counted, and the log says later how many.
+//! up to 4096 lines wait. Further lines are dropped and counted, and the log says later how many.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backend::settings::LogFormat;
 use tracing::Dispatch;
 use tracing::dispatcher;
 use tracing::level_filters::LevelFilter;
@@ -18,6 +17,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+
+use super::json_lines::JsonLines;
+use crate::settings::LogFormat;
 
 /// Enough for a few seconds of a flood of refusals. It takes a few megabytes.
 const QUEUE_LINES: usize = 4096;
@@ -29,10 +31,10 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_PANIC_CHARS: usize = 500;
 
 /// The running log.
-pub(crate) struct Log(WorkerGuard);
+pub struct Log(WorkerGuard);
 
 /// Starts the log. From then on, panics are logged.
-pub(crate) fn start(format: LogFormat, filter: Targets) -> Log {
+pub fn start(format: LogFormat, filter: Targets) -> Log {
     let dropped = Arc::new(OnceLock::new());
     let writer = Writer { format, dropped: dropped.clone(), reported: 0, reported_at: None };
     let (lines, guard) = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).finish(writer);
@@ -44,15 +46,15 @@ pub(crate) fn start(format: LogFormat, filter: Targets) -> Log {
 }
 
 impl Log {
-    /// Writes the waiting lines, and stops after [`FLUSH_TIMEOUT`].
-    pub(crate) fn finish(self) {
+    /// Writes the waiting lines, and stops after 1 s.
+    pub fn finish(self) {
         // The guard prints if the queue is full, so dropping it can block for as long as the log does.
         with_timeout(move || drop(self.0));
     }
 }
 
 /// Writes to standard error, which can be the same stopped terminal.
-pub(crate) fn print_error(problem: &dyn Display) {
+pub fn print_error(problem: &dyn Display) {
     let line = format!("{problem}\n");
     with_timeout(move || {
         // `eprintln!` would panic if standard error is closed.
@@ -72,7 +74,7 @@ fn with_timeout(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn dispatch(
+pub(crate) fn dispatch(
     format: LogFormat,
     filter: Targets,
     writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -82,7 +84,7 @@ fn dispatch(
     let log = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => log.with(lines).into(),
-        LogFormat::Json => log.with(lines.json().flatten_event(true)).into(),
+        LogFormat::Json => log.with(lines.fmt_fields(JsonLines).event_format(JsonLines)).into(),
     }
 }
 
@@ -153,7 +155,7 @@ mod tests {
         drop(std::panic::take_hook());
         let text = std::fs::read_to_string(file.path()).unwrap();
         let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
-        assert!(first.contains("ERROR") && first.contains("panicked location=src/log.rs:"), "{first}");
+        assert!(first.contains("ERROR") && first.contains("panicked location=src/server/log.rs:"), "{first}");
         assert!(first.ends_with(r#"message_of_panic="a defect\nwith a second line""#), "{first}");
         assert!(second.contains(&"x".repeat(500)) && !second.contains(&"x".repeat(501)), "{second}");
     }
