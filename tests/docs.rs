@@ -1,7 +1,7 @@
 //! Checks the documentation: links resolve, the names on a page exist, the program accepts the recipes' settings, and
 //! the tables list all variables, error codes and log lines. A README that is not this template's is skipped.
 //!
-//! The code of the recipes is built and run by `tests/take_along.rs`.
+//! The code of the recipes is built and run by `tests/use_the_crates.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,7 +26,7 @@ const PAGES: [&str; 12] = [
     "docs/releasing.md",
     "docs/security.md",
     "docs/settings.md",
-    "docs/take-along.md",
+    "docs/use-the-crates.md",
 ];
 
 /// Variables of the system, which libraries read.
@@ -155,7 +155,7 @@ fn every_link_within_the_repository_resolves() {
 }
 
 /// Files in a project that follows a recipe.
-const IN_OTHER_PROJECTS: [&str; 3] = ["api/vercel.json", "api/order.rs", "api/orders.rs"];
+const IN_OTHER_PROJECTS: [&str; 4] = ["api/vercel.json", "api/order.rs", "api/orders.rs", "src/keys.rs"];
 
 #[test]
 fn every_file_that_a_page_names_exists() {

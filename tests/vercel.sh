@@ -146,14 +146,14 @@ no_token_in() {
     done
 }
 
-# blocks SECTION LANGUAGE: the code blocks of this language in this section of docs/take-along.md.
+# blocks SECTION LANGUAGE: the code blocks of this language in this section of docs/use-the-crates.md.
 blocks() {
     awk -v heading="## $1" -v fence="\`\`\`$2" '
         /^## / { inside = ($0 == heading) }
         inside && $0 == "```" { open = 0 }
         open
         inside && $0 == fence { open = 1 }
-    ' "$root/docs/take-along.md"
+    ' "$root/docs/use-the-crates.md"
 }
 
 # fails_with TEXT COMMAND...: the command fails and prints the text.
@@ -341,7 +341,7 @@ echo "x-vercel-oidc-token: $token" >"$work/header"
 check "and calls the backend" accepts "$url/api/call"
 stop "$started"
 
-# ---- A function that takes the client along ----
+# ---- A function that uses the client ----
 
 recipe='A function that posts an order'
 follow_recipe() {
@@ -353,7 +353,7 @@ follow_recipe() {
         bash -euc "$(blocks "$recipe" bash)" && cat Cargo.toml
 }
 mkdir "$work/fresh" && cd "$work/fresh"
-check "the recipe of docs/take-along.md can be followed" follow_recipe
+check "the recipe of docs/use-the-crates.md can be followed" follow_recipe
 check "and Vercel builds its function" vercel_build '{}'
 check "and publishes no source" output_is ./functions/api/order.func ./static/robots.txt
 

@@ -88,8 +88,15 @@ impl Verifier {
     }
 }
 
-/// Reads the token (RFC 6750, section 2.1). The scheme may be in any case (RFC 9110, section 11.1).
-fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Refusal> {
+/// Reads the token of a request (RFC 6750, section 2.1), and verifies nothing. The scheme may be in any case (RFC 9110,
+/// section 11.1).
+///
+/// [`Verifier::authenticate`] does this, too. This function is for [`unverified_issuer`](crate::unverified_issuer).
+///
+/// # Errors
+///
+/// [`Refusal`]: there is no token, or there are several. This is not logged.
+pub fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Refusal> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().map(HeaderValue::as_bytes).unwrap_or_default();
     if values.next().is_some() {
@@ -177,7 +184,7 @@ fn hint(error: &VerifyError) -> &'static str {
 
 /// Makes a text fit for the quotes of an `error_description`: printable ASCII without `"` and `\` (RFC 6750, section
 /// 3), at most 200 characters.
-fn quotable(text: &str) -> String {
+pub(crate) fn quotable(text: &str) -> String {
     let allowed = |character| match character {
         '"' => '\'',
         '\\' => '/',

@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::bearer::quotable;
 use crate::error::for_log;
 use crate::problem::Problem;
 use crate::verifier::Verifier;
@@ -29,7 +30,7 @@ const TRUSTED_SOURCE: HeaderName = HeaderName::from_static("x-vercel-trusted-oid
 /// also carries the caller in its extensions, or the [`Refusal`](crate::Refusal), and `Cache-Control: no-store`. If the status is 2xx, the header `Server-Timing`
 /// says how long the verification took.
 ///
-/// A gRPC client reads the statuses 401, 403 and 503 as `UNAUTHENTICATED`, `PERMISSION_DENIED` and `UNAVAILABLE`.
+/// A gRPC client gets `UNAUTHENTICATED`, `PERMISSION_DENIED` or `UNAVAILABLE`, with the reason as the message.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -123,7 +124,7 @@ where
             let caller = match verifier.authenticate(request.headers(), SystemTime::now()).await {
                 Ok(caller) => caller,
                 Err(refusal) => {
-                    let mut response = Problem::from(refusal.clone()).into_response();
+                    let mut response = refused(Problem::from(refusal.clone()), request.headers());
                     response.extensions_mut().insert(refusal);
                     return Ok(response.map(Either::Left));
                 }
@@ -152,18 +153,42 @@ where
     }
 }
 
+/// The answer to a refused request. A gRPC client finds the reason in headers; it would take a body for a message of the
+/// service (gRPC over HTTP/2, "Trailers-Only").
+fn refused(problem: Problem, request: &HeaderMap) -> Response<Full<Bytes>> {
+    let response = problem.clone().into_response();
+    if !request.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return response;
+    }
+    let mut response = response.map(|_: Full<Bytes>| Full::default());
+    let status = match problem.status() {
+        StatusCode::FORBIDDEN => "7",
+        StatusCode::SERVICE_UNAVAILABLE => "14",
+        _ => "16",
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    // Percent-encoded.
+    if let Ok(message) = HeaderValue::try_from(quotable(problem.detail()).replace('%', "%25")) {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use std::convert::Infallible;
+    use std::time::Duration;
 
-    use http::StatusCode;
     use http_body_util::BodyExt;
     use tower::{ServiceBuilder, ServiceExt, service_fn};
 
     use super::*;
     use crate::bearer::{Refusal, VerifiedCaller};
+    use crate::error::VerifyError;
     use crate::verifier::tests::{key_set, token, trust};
 
     type Body = Full<Bytes>;
@@ -234,5 +259,31 @@ mod tests {
         let (response, body) = answer(guard().allow_anonymous(), &[]).await;
         assert_eq!((response.status(), body.as_str()), (StatusCode::OK, "None true {}"));
         assert!(response.headers().get(SERVER_TIMING).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_grpc_client_finds_the_reason_in_headers() {
+        let (preview, good) = (token(&[("sub", "of another % project".into())]), token(&[]));
+        for (authorization, status, grpc_status, message) in [
+            (
+                format!("Bearer {preview}"),
+                403,
+                "7",
+                "The token is valid, but the token's `sub` is `of another %25 project`",
+            ),
+            ("Bearer a".to_owned(), 401, "16", "The token was refused: the token is not a compact JWS"),
+            (format!("Bearer {good} {good}"), 400, "16", "`Bearer` has several tokens."),
+        ] {
+            let headers = [(AUTHORIZATION, &*authorization), (CONTENT_TYPE, "application/grpc+proto")];
+            let (response, body) = answer(guard(), &headers).await;
+            assert_eq!((response.status().as_u16(), body.as_str()), (status, ""));
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
+            assert_eq!(response.headers()["grpc-status"], grpc_status);
+            let reason = response.headers()["grpc-message"].to_str().unwrap();
+            assert!(reason.starts_with(message), "{reason}");
+        }
+        let problem = VerifyError::KeysUnavailable { retry_after: Duration::from_secs(1) }.into();
+        let request = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))]);
+        assert_eq!(refused(problem, &request).headers()["grpc-status"], "14");
     }
 }

@@ -460,7 +460,7 @@ async fn every_spelling_of_a_path_needs_a_token(kind: Kind) {
     stand.saw("paths that the proxy itself refuses", refused.join(", "));
 }
 
-/// The check for an API in any language (`docs/take-along.md`). It is the issuer.
+/// The check for an API in any language (`docs/use-the-crates.md`). It is the issuer.
 async fn the_check_finds_no_hole(kind: Kind) {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = free.local_addr().unwrap().port().to_string();

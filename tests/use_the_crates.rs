@@ -1,8 +1,8 @@
-//! Follows `docs/take-along.md` word for word. For each recipe: a fresh project, the page's commands and code, a build
-//! without warnings, and real calls.
+//! Follows `docs/use-the-crates.md` word for word. For each recipe: a fresh project, the page's commands and code, a
+//! build without warnings, and real calls that are accepted and refused.
 //!
 //! The fresh projects build from scratch, so a plain `cargo test` ignores these tests. To run them: `cargo test --test
-//! take_along -- --ignored`.
+//! use_the_crates -- --ignored`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,16 +12,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::http::Uri;
+use axum::response::Redirect;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use local::{Deployment, Issuer, SigningKey, TestKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use vercel_oidc_verifier::{KeySet, RequireTokenLayer, Subject, Trust, VerifiedCaller, Verifier};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
-const PAGE: &str = include_str!("../docs/take-along.md");
+const PAGE: &str = include_str!("../docs/use-the-crates.md");
 
 /// The owner id and the subject that the page's examples trust.
 const OWNER_ID: &str = "team_7Gw5ZMzpQA8h90F832KGp7nw";
@@ -58,7 +62,7 @@ static BUILD: Mutex<()> = Mutex::new(());
 
 impl Project {
     fn new() -> Self {
-        let target = Path::new(REPOSITORY).join("target/take-along");
+        let target = Path::new(REPOSITORY).join("target/use-the-crates");
         let project = Self { folder: tempfile::tempdir().unwrap(), target };
         project.run(env!("CARGO"), &["init", "--quiet", "--vcs", "none", "--name", "fresh"]);
         // The versions that this repository is tested with.
@@ -82,7 +86,7 @@ impl Project {
     /// Runs the section's commands, with these replacements.
     fn run_commands(&self, section: &str, replacements: &[(&str, &str)]) {
         for commands in blocks(section, "bash") {
-            self.run("bash", &["-euc", &replaced(commands, replacements)]);
+            self.run("bash", &["-euc", &replaced(&commands, replacements)]);
         }
     }
 
@@ -94,9 +98,13 @@ impl Project {
 
     /// Writes the section's code to this file, with these replacements.
     fn write_code(&self, section: &str, file: &str, replacements: &[(&str, &str)]) {
+        self.write(file, &replaced(&block(section, "rust"), replacements));
+    }
+
+    fn write(&self, file: &str, text: &str) {
         let path = self.path(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, replaced(block(section, "rust"), replacements)).unwrap();
+        std::fs::write(path, text).unwrap();
     }
 
     /// Builds the project without warnings, and returns its program.
@@ -114,10 +122,18 @@ impl Project {
         command.envs(variables.iter().copied()).stdout(Stdio::null());
         Running(command.spawn().unwrap())
     }
+
+    /// The same, and the program can open this many files.
+    fn start_with_open_files(&self, program: &str, limit: u32) -> Running {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\"")).arg(self.build(program));
+        Running(command.spawn().unwrap())
+    }
 }
 
 /// The text with this test's URLs instead of the page's.
-fn replaced(mut text: String, replacements: &[(&str, &str)]) -> String {
+fn replaced(text: &str, replacements: &[(&str, &str)]) -> String {
+    let mut text = text.to_owned();
     for (from, to) in replacements {
         assert!(text.contains(from), "the page has no `{from}`");
         text = text.replace(from, to);
@@ -126,6 +142,24 @@ fn replaced(mut text: String, replacements: &[(&str, &str)]) -> String {
 }
 
 struct Running(Child);
+
+impl Running {
+    fn terminate(&self) {
+        assert!(Command::new("kill").arg(self.0.id().to_string()).status().unwrap().success());
+    }
+
+    /// The time for which the process used a processor.
+    fn cpu_time(&self) -> Duration {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())) else {
+            // The test harness hides what `eprintln!` prints.
+            writeln!(std::io::stderr().lock(), "skipped: this system has no /proc").unwrap();
+            return Duration::ZERO;
+        };
+        // `utime` and `stime` of proc(5), in hundredths of a second. The name before them is in parentheses.
+        let fields = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2);
+        Duration::from_millis(fields.map(|field| field.parse::<u64>().unwrap() * 10).sum())
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -146,24 +180,35 @@ async fn serve(app: Router) -> String {
     url
 }
 
-/// The status and body of the answer to a request with this header, as soon as the server listens.
-async fn ask(url: &str, header: &str, value: &str) -> (u16, String) {
-    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+/// A connection to this address, as soon as a program listens there.
+async fn connect(address: &str) -> TcpStream {
     let patience = Instant::now() + Duration::from_secs(10);
-    let mut stream = loop {
+    loop {
         match TcpStream::connect(address).await {
             Ok(stream) => break stream,
             Err(_) if Instant::now() < patience => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
         }
-    };
+    }
+}
+
+/// The status, head and body of the answer to a request with these headers.
+async fn answer(url: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = connect(address).await;
     // HTTP/1.0: the body ends with the connection, and is not in chunks.
-    let request = format!("GET /{path} HTTP/1.0\r\nhost: {address}\r\n{header}: {value}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    stream.write_all(format!("GET /{path} HTTP/1.0\r\nhost: {address}\r\n{lines}\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_lowercase(), body.to_owned())
+}
+
+/// The status and body of the answer to a request with this header.
+async fn ask(url: &str, header: &str, value: &str) -> (u16, String) {
+    let (status, _, body) = answer(url, &[(header, value)]).await;
+    (status, body)
 }
 
 /// An issuer with Vercel's `iss`, and its local URL.
@@ -199,6 +244,12 @@ impl Vercel {
         self.issuer.token(&deployment().in_environment("preview"))
     }
 
+    /// Tokens that no recipe accepts, with the status of the answer.
+    fn refused(&self) -> [(String, u16); 4] {
+        let none = "none".to_owned();
+        [(self.preview(), 403), (self.of_another_owner(), 403), (self.forged(), 401), (none, 401)]
+    }
+
     /// A token for a team that has taken the page's name.
     fn of_another_owner(&self) -> String {
         self.issuer.token(&Deployment { team_id: "team_other".to_owned(), ..deployment() })
@@ -228,22 +279,30 @@ fn deployment() -> Deployment {
     Deployment { team_id: OWNER_ID.to_owned(), ..Deployment::default() }
 }
 
+const ISSUER: &str = "https://oidc.vercel.com/acme";
+
 /// Writes a service that verifies, starts it, and makes the calls that it should answer and refuse.
 async fn the_service_verifies(project: &Project, code: &str) {
     let vercel = Vercel::start().await;
     let port = free_port().await.to_string();
-    let keys = format!("of_issuer(\"{}\")", vercel.team_url());
-    let replacements = [("of_issuer(\"https://oidc.vercel.com/acme\")", keys.as_str()), ("3001", &port)];
-    project.write_code(code, "src/main.rs", &replacements);
+    project.write("src/main.rs", &replaced(code, &[(ISSUER, &vercel.team_url()), ("3001", &port)]));
     let _running = project.start("fresh", &[]);
+    it_verifies(&vercel, &port).await;
+}
+
+async fn it_verifies(vercel: &Vercel, port: &str) {
     let url = format!("http://127.0.0.1:{port}/orders");
-    let call = async |token: &str| ask(&url, "authorization", &format!("Bearer {token}")).await;
-    assert_eq!(call(&vercel.good()).await, (200, "Orders of storefront".to_owned()));
-    for (token, status) in
-        [(vercel.preview(), 403), (vercel.of_another_owner(), 403), (vercel.forged(), 401), ("none".to_owned(), 401)]
-    {
-        assert_eq!(call(&token).await.0, status);
+    let bearer = |token: String| format!("Bearer {token}");
+    assert_eq!(ask(&url, "authorization", &bearer(vercel.good())).await, (200, "Orders of storefront".to_owned()));
+    for (token, status) in vercel.refused() {
+        let (answered, head, body) = answer(&url, &[("authorization", &bearer(token))]).await;
+        assert_eq!(answered, status, "{body}");
+        assert!(head.contains("\r\nwww-authenticate: bearer error=") && head.contains("no-store"), "{head}");
+        assert!(body.contains(r#""code":""#), "{body}");
     }
+    // The first of two headers must not decide.
+    let two = [("authorization", &*bearer(vercel.good())), ("authorization", "Bearer none")];
+    assert_eq!(answer(&url, &two).await.0, 400);
     // The guard also refuses a path without a route.
     for url in [&url, &format!("http://127.0.0.1:{port}/none")] {
         assert_eq!(ask(url, "cookie", "a=b").await.0, 401);
@@ -269,12 +328,23 @@ async fn the_function_calls(project: &Project, vercel: &Vercel, program: &str, a
     assert!(status == 500 && error.contains("There is no OIDC token."), "{error}");
 }
 
+/// Follows a recipe whose only code is a service.
+async fn a_service(heading: &str) {
+    let (project, section) = (Project::new(), section(heading));
+    project.run_commands(section, &[]);
+    the_service_verifies(&project, &block(section, "rust")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "builds a fresh project"]
 async fn an_axum_service() {
-    let (project, section) = (Project::new(), section("An axum service"));
-    project.run_commands(section, &[]);
-    the_service_verifies(&project, section).await;
+    a_service("An axum service").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn an_actix_web_service() {
+    a_service("An actix-web service").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +352,220 @@ async fn an_axum_service() {
 async fn a_service_on_plain_hyper() {
     let (project, section) = (Project::new(), section("A service on plain hyper"));
     project.run_commands(section, &[]);
-    the_service_verifies(&project, section).await;
+    let vercel = Vercel::start().await;
+    let port = free_port().await.to_string();
+    let replacements = [(ISSUER, &*vercel.team_url()), ("3001", &port), ("from_secs(30)", "from_secs(2)")];
+    project.write_code(section, "src/main.rs", &replacements);
+    let running = project.start_with_open_files("fresh", 32);
+    it_verifies(&vercel, &port).await;
+    it_survives_too_many_connections(running, &port).await;
+}
+
+/// More connections than open files, each with an incomplete head. The service waits without spinning until the first
+/// head takes too long, serves again, and stops when it is asked to.
+async fn it_survives_too_many_connections(mut running: Running, port: &str) {
+    let address = format!("127.0.0.1:{port}");
+    let cpu_before = running.cpu_time();
+    let mut connections = Vec::new();
+    for _ in 0..60 {
+        let mut stream = connect(&address).await;
+        stream.write_all(b"GET /orders HTTP/1.1\r\n").await.unwrap();
+        connections.push(stream);
+    }
+    let _ = timeout(Duration::from_secs(10), connections[0].read_to_end(&mut Vec::new())).await.unwrap();
+    let spent = running.cpu_time() - cpu_before;
+    assert!(spent < Duration::from_millis(500), "{spent:?}");
+    drop(connections);
+    assert_eq!(ask(&format!("http://{address}/orders"), "cookie", "a=b").await.0, 401);
+    running.terminate();
+    assert!(running.0.wait().unwrap().success());
+}
+
+/// The program that sends one request to the tonic service.
+const GRPC_CLIENT: &str = r#"
+tonic::include_proto!("orders");
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let mut client = orders_client::OrdersClient::connect(arguments[1].clone()).await.unwrap();
+    let mut request = tonic::Request::new(ListRequest {});
+    for authorization in &arguments[2..] {
+        request.metadata_mut().append("authorization", authorization.parse().unwrap());
+    }
+    match client.list(request).await {
+        Ok(reply) => println!("{}", reply.into_inner().text),
+        Err(status) => println!("{:?}: {}", status.code(), status.message()),
+    }
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn a_tonic_service() {
+    let (project, section) = (Project::new(), section("A tonic service"));
+    project.run_commands(section, &[]);
+    let [build, main] = <[String; 2]>::try_from(blocks(section, "rust")).unwrap();
+    let vercel = Vercel::start().await;
+    let port = free_port().await.to_string();
+    project.write("orders.proto", &block(section, "proto"));
+    project.write("build.rs", &build);
+    project.write("src/bin/client.rs", GRPC_CLIENT);
+    let client = project.build("client");
+    let main = replaced(&main, &[(ISSUER, &vercel.team_url()), ("3001", &port)]);
+    // The guard around the server, and the page's other way: around one service.
+    let (all, one) = (".layer(guard).add_service(orders)", ".add_service(guard.named_layer(orders))");
+    assert!(section.contains(one));
+    let main_of_one = format!("use tonic::service::LayerExt;\n{}", replaced(&main, &[(all, one)]));
+    for main in [main, main_of_one] {
+        project.write("src/main.rs", &main);
+        let _running = project.start("fresh", &[]);
+        drop(connect(&format!("127.0.0.1:{port}")).await);
+        the_orders_are_guarded(&vercel, &client, &port);
+    }
+}
+
+fn the_orders_are_guarded(vercel: &Vercel, client: &Path, port: &str) {
+    let call = |tokens: &[&str]| {
+        let mut command = Command::new(client);
+        command.arg(format!("http://127.0.0.1:{port}")).args(tokens.iter().map(|token| format!("Bearer {token}")));
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(call(&[&vercel.good()]), "Orders of storefront\n");
+    for (token, status) in vercel.refused() {
+        let (code, reason) = match status {
+            403 => ("PermissionDenied: ", "The token is valid, but"),
+            _ => ("Unauthenticated: ", "The token was refused: "),
+        };
+        let printed = call(&[&token]);
+        assert!(printed.starts_with(&format!("{code}{reason}")), "{printed}");
+    }
+    assert!(call(&[]).starts_with("Unauthenticated: This API needs a Vercel OIDC token."));
+    assert!(call(&[&vercel.good(), "none"]).starts_with("Unauthenticated: The request has several"));
+}
+
+/// AWS Lambda, as a function sees it: it asks for the next event, and posts its response.
+struct Lambda {
+    address: String,
+    events: mpsc::UnboundedSender<Value>,
+    responses: mpsc::UnboundedReceiver<Value>,
+}
+
+impl Lambda {
+    async fn start() -> Self {
+        let (events, next) = mpsc::unbounded_channel::<Value>();
+        let (respond, responses) = mpsc::unbounded_channel();
+        let next = Arc::new(tokio::sync::Mutex::new(next));
+        let next = async move || {
+            let event = next.lock().await.recv().await.unwrap();
+            let headers = [
+                ("lambda-runtime-aws-request-id", "id"),
+                ("lambda-runtime-deadline-ms", "4102444800000"),
+                ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:123456789012:function:orders"),
+            ];
+            (headers, Json(event))
+        };
+        let respond = async move |response: String| respond.send(serde_json::from_str(&response).unwrap()).unwrap();
+        let invocation = "/2018-06-01/runtime/invocation";
+        let routes = Router::new()
+            .route(&format!("{invocation}/next"), get(next))
+            .route(&format!("{invocation}/id/response"), post(respond));
+        let address = serve(routes).await.strip_prefix("http://").unwrap().to_owned();
+        Self { address, events, responses }
+    }
+
+    /// The response to a call of the function's URL. AWS joins headers of one name with a comma.
+    async fn call(&mut self, authorization: Option<&str>) -> Value {
+        let headers = authorization.map(|value| json!({ "authorization": value })).unwrap_or(json!({}));
+        let http = json!({
+            "method": "GET",
+            "path": "/orders",
+            "protocol": "HTTP/1.1",
+            "sourceIp": "192.0.2.1",
+            "userAgent": "test",
+        });
+        let context = json!({
+            "accountId": "123456789012",
+            "apiId": "orders",
+            "domainName": "orders.lambda-url.us-east-1.on.aws",
+            "domainPrefix": "orders",
+            "http": http,
+            "requestId": "id",
+            "routeKey": "$default",
+            "stage": "$default",
+            "time": "12/Mar/2026:19:03:58 +0000",
+            "timeEpoch": 1_773_342_238_000_u64,
+        });
+        let event = json!({
+            "version": "2.0",
+            "routeKey": "$default",
+            "rawPath": "/orders",
+            "rawQueryString": "",
+            "headers": headers,
+            "requestContext": context,
+            "isBase64Encoded": false,
+        });
+        self.events.send(event).unwrap();
+        timeout(Duration::from_secs(60), self.responses.recv()).await.unwrap().unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn a_lambda_function() {
+    let (project, section) = (Project::new(), section("A Lambda function"));
+    project.run_commands(section, &[]);
+    let vercel = Vercel::start().await;
+    let mut lambda = Lambda::start().await;
+    project.write_code(section, "src/main.rs", &[(ISSUER, &vercel.team_url())]);
+    let variables = [
+        ("AWS_LAMBDA_RUNTIME_API", &*lambda.address.clone()),
+        ("AWS_LAMBDA_FUNCTION_NAME", "orders"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
+    ];
+    let _running = project.start("fresh", &variables);
+    let response = lambda.call(Some(&format!("Bearer {}", vercel.good()))).await;
+    assert_eq!((&response["statusCode"], &response["body"]), (&json!(200), &json!("Orders of storefront")));
+    for (token, status) in vercel.refused() {
+        let response = lambda.call(Some(&format!("Bearer {token}"))).await;
+        assert_eq!(response["statusCode"], status);
+        assert!(response["body"].as_str().unwrap().contains(r#""code":""#), "{response}");
+        assert!(response["headers"]["www-authenticate"].as_str().unwrap().starts_with("Bearer error="), "{response}");
+    }
+    assert_eq!(lambda.call(None).await["statusCode"], 401);
+    let two = format!("Bearer {},Bearer none", vercel.good());
+    assert_eq!(lambda.call(Some(&two)).await["statusCode"], 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "builds a fresh project"]
+async fn your_own_http_client_for_the_keys() {
+    let (project, section) = (Project::new(), section("Your own HTTP client for the keys"));
+    project.run_commands(section, &[]);
+    let [keys, line] = <[String; 2]>::try_from(blocks(section, "rust")).unwrap();
+    let axum = block(self::section("An axum service"), "rust");
+    let of_issuer = format!("    let keys = KeySet::of_issuer(\"{ISSUER}\")?;\n");
+    let main = replaced(&axum, &[(&of_issuer, &line), ("{KeySet, ", "{")]);
+    let vercel = Vercel::start().await;
+    let url = vercel.team_url();
+    let redirect =
+        serve(Router::new().fallback(async move |uri: Uri| Redirect::temporary(&format!("{url}{uri}")))).await;
+    for issuer in [redirect, vercel.team_url()] {
+        let port = free_port().await.to_string();
+        project.write("src/keys.rs", &replaced(&keys, &[(ISSUER, &issuer), ("https_only(true)", "https_only(false)")]));
+        project.write("src/main.rs", &format!("mod keys;\n\n{}", replaced(&main, &[("3001", &port)])));
+        let _running = project.start("fresh", &[]);
+        if issuer == vercel.team_url() {
+            it_verifies(&vercel, &port).await;
+        } else {
+            let url = format!("http://127.0.0.1:{port}/orders");
+            assert_eq!(ask(&url, "authorization", &format!("Bearer {}", vercel.good())).await.0, 503);
+        }
+    }
+    let tree =
+        Command::new(env!("CARGO")).args(["tree", "--prefix=none"]).current_dir(&project.folder).output().unwrap();
+    assert!(!String::from_utf8(tree.stdout).unwrap().contains("reqwest"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,6 +578,19 @@ async fn a_function_that_only_needs_its_token() {
     project.extend_manifest(section);
     project.write_code(section, "api/orders.rs", &[("https://api.example.com", &api)]);
     the_function_calls(&project, &vercel, "orders", "Orders of storefront").await;
+
+    // An API that sends the caller elsewhere, and an API that never answers.
+    let redirect = serve(Router::new().fallback(async move || Redirect::temporary(&format!("{api}/orders")))).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    for (api, error) in [(redirect, "The API answered 307"), (silent, "error sending request")] {
+        let replacements = [("https://api.example.com", &*api), ("from_secs(10)", "from_secs(1)")];
+        project.write_code(section, "api/orders.rs", &replacements);
+        let port = free_port().await.to_string();
+        let _running = project.start("orders", &[("VERCEL_DEV_PORT", &*port)]);
+        let (status, body) = ask(&format!("http://127.0.0.1:{port}/"), "x-vercel-oidc-token", &vercel.good()).await;
+        assert!(status == 500 && body.contains(error), "{body}");
+    }
 }
 
 const ORDER_SECTION: &str = "A function that posts an order";
@@ -360,13 +656,13 @@ async fn git_dependencies() {
             project.run("bash", &["-euc", commands]);
         }
     }
-    the_service_verifies(&project, section("An axum service")).await;
+    the_service_verifies(&project, &block(section("An axum service"), "rust")).await;
     the_order_is_posted(&project).await;
 }
 
 /// A repository with this folder's files as its one commit. Equal files make an equal commit.
 fn repository(name: &str) -> PathBuf {
-    let copy = Path::new(REPOSITORY).join("target/take-along").join(name);
+    let copy = Path::new(REPOSITORY).join("target/use-the-crates").join(name);
     let _ = std::fs::remove_dir_all(&copy);
     std::fs::create_dir_all(&copy).unwrap();
     let script = r#"
@@ -394,7 +690,7 @@ fn route_and_call() -> Option<[String; 3]> {
         return None;
     }
     let (_, rest) = readme.split_once("\n## Your route\n").unwrap();
-    let (sections, _) = rest.split_once("\n## Take it along\n").unwrap();
+    let (sections, _) = rest.split_once("\n## Use the crates\n").unwrap();
     Some(blocks(sections, "rust").try_into().unwrap())
 }
 
