@@ -9,8 +9,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 use reqwest::{Client, StatusCode, Url, redirect, retry};
 use tokio::sync::OnceCell;
 
-use super::Document;
-use super::fetches::MAX_DOCUMENT_BYTES;
+use super::fetches::{Document, MAX_DOCUMENT_BYTES};
 use crate::error::KeySetError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,21 +7,18 @@
 mod endpoint;
 mod fetches;
 mod policy;
+#[cfg(all(test, feature = "reqwest"))]
+mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::fetches::{Fetches, log_skipped};
+use self::fetches::{Document, Fetches, log_skipped};
 use self::policy::Moment;
 pub(crate) use self::policy::NoKey;
 use crate::error::KeySetError;
 use crate::jwk::{Key, Keys};
-
-/// The bytes of a JWK Set.
-type Document = Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>;
-/// Fetches the document once.
-type Fetch = dyn Fn() -> Pin<Box<dyn Future<Output = Document> + Send>> + Send + Sync;
 
 /// The keys of one issuer. Clones share them.
 #[derive(Clone, Debug)]
