@@ -122,7 +122,6 @@ for (const [token, exchange] of [["", "skipped"], ["exchanged", "done"]]) {
 }
 
 for (const [name, code, status] of [
-  ["expired", "invalid_token", 401],
   ["from another environment", "forbidden", 403],
   ["for another audience", "invalid_token", 401],
   ["forged", "invalid_token", 401],
@@ -144,6 +143,19 @@ for (const [name, code, status] of [
     assert.match(await panel(page).innerText(), /^The backend answered/);
   });
 }
+
+await check("an expired token is not sent, and the page says so", { refused: true }, async (page) => {
+  await open(page);
+  const response = await press(page, refusals(page).getByRole("button", { name: "expired" }));
+  const body = await response.json();
+  const shown = await panel(page).innerText();
+  assert(shown.startsWith("The call failed") && shown.includes(unbroken(body.detail)), shown);
+  assert.equal(await panel(page).locator(".local").innerText(), unbroken(response.headers()["x-local-explanation"]));
+  assert.deepEqual(await panel(page).locator("dd").allTextContents(), ["token_unavailable", "500"]);
+  for (const among of ["li", ".picture "]) {
+    assert.deepEqual(await states(page, among), { token: "failed", exchange: "skipped", backend: "skipped", verify: "skipped", answer: "skipped" });
+  }
+});
 
 for (const [name, answer, times, expected] of [
   ["no token", { code: "token_unavailable", detail: "Run `vercel env pull`." }, "", ["failed", "skipped", "skipped", "skipped", "skipped"]],

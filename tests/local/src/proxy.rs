@@ -63,7 +63,8 @@ const TOKENS: [NamedToken; 6] = [
         },
         exchanges: false,
         explanation: Some(
-            "The function got a token from yesterday, so it has expired. A stolen token works for some hours only.",
+            "The function got a token from yesterday, so it has expired, and the client does not send it. A stolen token \
+             works for some hours only.",
         ),
     },
     NamedToken {
@@ -132,9 +133,10 @@ async fn forward(State(proxy): State<Arc<Proxy>>, mut request: Request) -> Respo
     response
 }
 
-/// Whether the backend refused the token. The token does not cause any other failure.
+/// Whether the backend refused the token, or the client did not send it. The token does not cause any other failure.
 fn is_refusal(body: &str) -> bool {
-    serde_json::from_str::<Value>(body).is_ok_and(|problem| problem["code"] == "backend_refused")
+    serde_json::from_str::<Value>(body)
+        .is_ok_and(|problem| problem["code"] == "backend_refused" || problem["code"] == "token_unavailable")
 }
 
 #[cfg(test)]
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn only_a_refusal_is_explained() {
-        assert!(is_refusal(r#"{"code":"backend_refused"}"#));
+        assert!(is_refusal(r#"{"code":"backend_refused"}"#) && is_refusal(r#"{"code":"token_unavailable"}"#));
         for body in [r#"{"code":"backend_unreachable"}"#, r#"{"message":"hello"}"#, "[]", "<html>"] {
             assert!(!is_refusal(body), "{body}");
         }
