@@ -205,7 +205,7 @@ impl Check {
 }
 
 /// How long an API that has crashed may take to come back, as under a supervisor.
-const RESTART: Duration = Duration::from_secs(10);
+const RESTART: Duration = Duration::from_secs(30);
 
 const GONE: &str = "the API has crashed and does not answer";
 

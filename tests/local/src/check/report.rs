@@ -265,7 +265,7 @@ impl Report {
             }
         }
         if self.rows().any(|row| row.status.is_some_and(|status| (300..400).contains(&status))) {
-            say("\nremark: refused with a redirect. A program that follows it takes the sign-in page for the answer.");
+            say("\nremark: refused with a redirect. A program that follows it takes another page for the answer.");
         }
         if self.rows().any(|row| row.lacks_challenge) {
             say("\nremark: a 401 without `WWW-Authenticate`. RFC 6750 section 3 requires it.");
