@@ -13,12 +13,13 @@ use std::process::{Command, Stdio};
 use backend::settings::Settings;
 use serde_json::Value;
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "AGENTS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/check.md",
     "docs/deploy.md",
     "docs/performance.md",
     "docs/security.md",
