@@ -133,7 +133,7 @@ struct Keys {
     keys: Vec<Value>,
     has_failed: bool,
     fetched: Option<Instant>,
-    fetched_in_vain: Option<Instant>,
+    unproductive: Option<Instant>,
 }
 
 /// Keys are fetched again after this time.
@@ -319,7 +319,7 @@ impl Server {
     async fn keys(&self, kid: &str) -> Result<Vec<Value>, StatusCode> {
         let mut known = self.keys.lock().await;
         let is_known = known.keys.iter().any(|key| key["kid"] == kid) && self.flaw != Flaw::ForgetsKeysInAnOutage;
-        let cooling = known.fetched_in_vain.is_some_and(|time| time.elapsed() < COOLDOWN);
+        let cooling = known.unproductive.is_some_and(|time| time.elapsed() < COOLDOWN);
         let is_old = known.fetched.is_none_or(|time| time.elapsed() > KEY_LIFE);
         let may_fetch = match self.flaw {
             Flaw::KeysFetchedOnce => known.keys.is_empty(),
@@ -338,7 +338,7 @@ impl Server {
                 None => {}
             }
             let brought = known.keys.iter().any(|key| key["kid"] == kid);
-            known.fetched_in_vain = (!brought).then(Instant::now);
+            known.unproductive = (!brought).then(Instant::now);
         }
         let brought = known.keys.iter().any(|key| key["kid"] == kid);
         let says_401 = [Flaw::OutageIs401, Flaw::ForgetsKeysInAnOutage].contains(&self.flaw);

@@ -104,7 +104,7 @@ impl Hole {
             }
             Self::KeyFromToken => {
                 "The API takes the key from the token or from a URL in the token. An attacker can sign tokens with a \
-                 key of their own. Use the issuer's JWKS only."
+                 key that they made. Use the issuer's JWKS only."
             }
             Self::Fetch => {
                 "The API fetches a URL from the token, or runs a command from it. An attacker can make the API send \
@@ -163,8 +163,8 @@ impl Hole {
                  An attacker can stop the API or fill its log with errors."
             }
             Self::Echo => {
-                "An answer repeats the token. Answers end up in caches, logs and error reports, and whoever reads \
-                 them can use the token."
+                "An answer repeats the token. Answers end up in caches, logs and error reports. Anyone who reads \
+                 these can use the token."
             }
             Self::Flood => {
                 "Each unknown `kid` causes a request to the issuer. An attacker can make the API flood its issuer, and \

@@ -59,7 +59,7 @@ impl Expiring {
     /// Waits until the token must be refused, and sends it again.
     pub(crate) async fn finish(self, kit: &Kit, sender: &Sender) -> Row {
         // `exp` has whole seconds, and the leeway is known to a second.
-        let end = self.expiry + self.leeway + Duration::from_secs(3);
+        let end = self.expiry + self.leeway + Duration::from_secs(2);
         sleep(end.duration_since(SystemTime::now()).unwrap_or_default()).await;
         let answer = sender.send(Request::Token(self.token)).await;
         let new = sender.send(Request::Token(kit.expiring(self.expiry))).await;
