@@ -14,12 +14,13 @@ use std::sync::LazyLock;
 use backend::settings::Settings;
 use serde_json::Value;
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "README.md",
     "AGENTS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/check.md",
     "docs/deploy.md",
     "docs/gate.md",
     "docs/performance.md",

@@ -10,17 +10,26 @@ const USAGE: &str = "\
 usage: cargo run -p local --example check -- [OPTIONS] URL
 
 Starts a local issuer, waits for the API at URL, and sends it valid and invalid tokens. URL is a protected route that
-answers GET with 2xx. Exit code 0: the API accepted every valid token and refused every invalid token. 1: it did not.
-2: the check could not run.
+answers GET with 2xx (see --method). Exit code 0: the API accepted every valid token and refused every invalid token.
+1: it did not. 2: the check could not run.
 
   --port PORT              the local issuer's port (9400)
   --path PATH              the path of the protected route, instead of URL's
   --header 'NAME: VALUE'   a header of each request. {token} in VALUE is replaced by the token. May be repeated
                            (authorization: Bearer {token})
   --issuer ISS             the issuer that tokens name (http://127.0.0.1:PORT/acme)
+  --method METHOD          the method of each request (GET)
+  --data TEXT              the body of each request, application/json unless --header says otherwise
   --audience AUD           the audience that the API accepts (https://vercel.com/acme)
   --subject SUB            the subject that the API accepts (owner:acme:project:storefront:environment:production)
+  --ids                    the API decides by owner_id, project_id and environment, not by the names in iss and sub
   --wait SECONDS           how long the API may take to start (60)
+  --timeout SECONDS        how long the API may take to answer (10)
+  --patience SECONDS       how long the API may refuse a valid token until it has fetched its key (40)
+  --ca FILE                trust the certificate authorities in this PEM file, instead of the system's
+  --insecure               accept any certificate
+  --long                   also try cases that take minutes: the issuer is down, the life of a withdrawn key
+  --key-life SECONDS       for how long --long tries a withdrawn key (660)
   --strict                 also fail for accepted tokens that alone gain an attacker nothing
   --json                   print one JSON document instead of the table
 ";
@@ -110,10 +119,22 @@ fn arguments(arguments: impl Iterator<Item = String>) -> Result<(String, Options
                 let (name, value) = header.split_once(':').ok_or("--header needs `NAME: VALUE`\n\n")?;
                 options.headers.push((name.trim().to_owned(), value.trim().to_owned()));
             }
+            "--method" => options.method = value()?,
+            "--data" => options.data = Some(value()?),
             "--issuer" => options.issuer = Some(value()?),
             "--audience" => options.audience = value()?,
             "--subject" => options.subject = value()?,
             "--wait" => options.wait = Duration::from_secs(number(&value()?)?),
+            "--timeout" => options.timeout = Duration::from_secs(number(&value()?)?),
+            "--patience" => options.patience = Duration::from_secs(number(&value()?)?),
+            "--key-life" => options.key_life = Duration::from_secs(number(&value()?)?),
+            "--ca" => {
+                let file = value()?;
+                options.ca = Some(std::fs::read(&file).map_err(|error| format!("--ca {file}: {error}\n\n"))?);
+            }
+            "--insecure" => options.insecure = true,
+            "--long" => options.long = true,
+            "--ids" => options.ids = true,
             "--strict" => options.strict = true,
             "--json" => json = true,
             "--help" | "-h" => return Err(String::new()),

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde_json::{Value, json};
 
 use super::hole::Hole;
-use super::keys::certificate;
+use super::jwe::{deflated, encrypted};
 use super::kit::{Kit, MAIN, NEXT, OCT_SECRET, Phase, ROTATED, Request, changed, message, pem};
 use crate::base64url;
 
@@ -26,6 +26,9 @@ pub(crate) enum Expected {
     /// 4xx is better, but 2xx is not a hole: a standard permits the token, or accepting it alone gains an attacker
     /// nothing.
     ShouldRefuse(Hole),
+    /// As `Refuse`, and 404 and 405 also show that nothing is there. A 2xx without a body, as a CORS preflight gets it,
+    /// gives nothing away if `empty_is_fine`.
+    RefuseOrAbsent { hole: Hole, empty_is_fine: bool },
     /// 4xx, after the API has fetched the keys again.
     RefuseSoon(Hole),
     /// Any answer.
@@ -39,7 +42,16 @@ pub(crate) struct Case {
     /// The attack, or the section of a standard.
     pub(crate) source: &'static str,
     pub(crate) expected: Expected,
-    pub(crate) request: fn(&Kit) -> Request,
+    pub(crate) request: MakeRequest,
+}
+
+impl Case {
+    /// Whether the token has the accepted ids under other names. The issuer makes no such token, so an API that trusts
+    /// ids needs to check no names.
+    pub(crate) fn differs_in_names_only(&self) -> bool {
+        let names = ["iss-global", "iss-other-team", "iss-shorter", "iss-longer", "iss-slash", "environment-longer"];
+        names.contains(&self.name) || self.name.starts_with("sub-") || self.name == "address-in-sub"
+    }
 }
 
 /// Cases that belong together.
@@ -49,22 +61,54 @@ pub(crate) struct Group {
     pub(crate) cases: Vec<Case>,
 }
 
-type MakeRequest = fn(&Kit) -> Request;
+type MakeRequest = Box<dyn Fn(&Kit) -> Request + Send + Sync>;
 
-const fn good(name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
-    Case { name, what, source, expected: Expected::Accept, request }
+fn case(
+    expected: Expected,
+    name: &'static str,
+    what: &'static str,
+    source: &'static str,
+    request: impl Fn(&Kit) -> Request + Send + Sync + 'static,
+) -> Case {
+    Case { name, what, source, expected, request: Box::new(request) }
 }
 
-const fn bad(hole: Hole, name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
-    Case { name, what, source, expected: Expected::Refuse(hole), request }
+fn good(
+    name: &'static str,
+    what: &'static str,
+    source: &'static str,
+    request: impl Fn(&Kit) -> Request + Send + Sync + 'static,
+) -> Case {
+    case(Expected::Accept, name, what, source, request)
 }
 
-const fn odd(hole: Hole, name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
-    Case { name, what, source, expected: Expected::ShouldRefuse(hole), request }
+fn bad(
+    hole: Hole,
+    name: &'static str,
+    what: &'static str,
+    source: &'static str,
+    request: impl Fn(&Kit) -> Request + Send + Sync + 'static,
+) -> Case {
+    case(Expected::Refuse(hole), name, what, source, request)
 }
 
-const fn any(name: &'static str, what: &'static str, source: &'static str, request: MakeRequest) -> Case {
-    Case { name, what, source, expected: Expected::Either, request }
+fn odd(
+    hole: Hole,
+    name: &'static str,
+    what: &'static str,
+    source: &'static str,
+    request: impl Fn(&Kit) -> Request + Send + Sync + 'static,
+) -> Case {
+    case(Expected::ShouldRefuse(hole), name, what, source, request)
+}
+
+fn any(
+    name: &'static str,
+    what: &'static str,
+    source: &'static str,
+    request: impl Fn(&Kit) -> Request + Send + Sync + 'static,
+) -> Case {
+    case(Expected::Either, name, what, source, request)
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -76,8 +120,11 @@ pub(crate) fn groups() -> Vec<Group> {
     vec![
         group("Valid tokens", Phase::First, good_tokens()),
         group("Where the token is", Phase::First, places()),
+        group("Other methods, without a token", Phase::First, methods()),
+        group("Other spellings of the path, without a token", Phase::First, paths()),
         group("The form of the token", Phase::First, forms()),
         group("The signature", Phase::First, signatures()),
+        group("A token much like one that was just accepted", Phase::First, after_accepted()),
         group("The algorithm", Phase::First, algorithms()),
         group("Keys in the header", Phase::First, keys_in_the_header()),
         group("Other members of the header", Phase::First, headers()),
@@ -86,6 +133,8 @@ pub(crate) fn groups() -> Vec<Group> {
         group("The subject", Phase::First, subjects()),
         group("The time", Phase::First, times()),
         group("Claims given twice", Phase::First, duplicates()),
+        group("Addresses and commands in the token", Phase::First, addresses()),
+        group("Large and deep tokens", Phase::First, large_tokens()),
         group("A new key", Phase::Rotated, rotation()),
         group("A withdrawn key, and keys that must not be used", Phase::Odd, odd_keys()),
         group("Unknown keys", Phase::Odd, unknown_keys()),
@@ -94,13 +143,9 @@ pub(crate) fn groups() -> Vec<Group> {
 
 fn good_tokens() -> Vec<Case> {
     vec![
-        Case {
-            name: "good",
-            what: "a token as Vercel makes it",
-            source: "RFC 7519 7.2",
-            expected: Expected::AcceptSoon,
-            request: |kit| Request::Token(kit.good()),
-        },
+        case(Expected::AcceptSoon, "good", "a token as Vercel makes it", "RFC 7519 7.2", |kit| {
+            Request::Token(kit.good())
+        }),
         good("good-aud-array", "`aud` is an array that holds the accepted audience", "RFC 7519 4.1.3", |kit| {
             kit.with_claim("aud", json!(["https://other.example", kit.audience]))
         }),
@@ -123,7 +168,16 @@ fn places() -> Vec<Case> {
         bad(Unverified, "garbage", "text that is not a token", "RFC 7519 7.2", |_| {
             Request::Token("garbage".to_owned())
         }),
-        bad(Place, "query", "the token in the query, and no header", "RFC 6750 5.3", |kit| Request::Query(kit.good())),
+        bad(Place, "query", "the token in the query, and no header", "RFC 9700 4.3.2", |kit| {
+            Request::Query(kit.good())
+        }),
+        case(
+            Expected::RefuseOrAbsent { hole: Place, empty_is_fine: false },
+            "form",
+            "the token in the body of a form, and no header",
+            "RFC 6750 2.2, CSRF",
+            |kit| Request::Form(kit.good()),
+        ),
         bad(Place, "cookie", "the token in a cookie, and no header", "RFC 6750 5.3, CSRF", |kit| {
             Request::Header("cookie", format!("access_token={0}; token={0}; authorization={0}", kit.good()))
         }),
@@ -153,6 +207,59 @@ fn places() -> Vec<Case> {
         odd(Place, "two-tokens", "two tokens in one header", "RFC 6750 2.1", |kit| {
             Request::Authorization(vec![format!("Bearer {} garbage", kit.good())])
         }),
+    ]
+}
+
+fn methods() -> Vec<Case> {
+    let case = |empty_is_fine, name, what, method| Case {
+        name,
+        what,
+        source: "RFC 9110 9.3",
+        expected: Expected::RefuseOrAbsent { hole: Hole::Method, empty_is_fine },
+        request: Box::new(move |_| Request::Method(method)),
+    };
+    vec![
+        case(false, "no-token-get", "GET without a token", "GET"),
+        case(false, "no-token-head", "HEAD without a token", "HEAD"),
+        case(false, "no-token-post", "POST without a token", "POST"),
+        case(false, "no-token-put", "PUT without a token", "PUT"),
+        case(false, "no-token-patch", "PATCH without a token", "PATCH"),
+        case(false, "no-token-delete", "DELETE without a token", "DELETE"),
+        case(true, "no-token-options", "OPTIONS without a token, answered with contents", "OPTIONS"),
+    ]
+}
+
+/// Each case skips a path that it does not change.
+fn paths() -> Vec<Case> {
+    type Spell = fn(&str) -> Option<String>;
+    let case = |name, what, spell: Spell| Case {
+        name,
+        what,
+        source: "RFC 3986 6.2.2, RFC 9110 4.2.3",
+        expected: Expected::RefuseOrAbsent { hole: Hole::Path, empty_is_fine: false },
+        request: Box::new(move |_| Request::Path(spell)),
+    };
+    vec![
+        case("path-two-slashes", "two slashes at the start", |path| Some(format!("/{path}"))),
+        case("path-slash-at-end", "a slash at the end", |path| (path != "/").then(|| format!("{path}/"))),
+        case("path-case", "letters in the other case", |path| {
+            let other = |letter: char| match letter.is_ascii_uppercase() {
+                true => letter.to_ascii_lowercase(),
+                false => letter.to_ascii_uppercase(),
+            };
+            Some(path.chars().map(other).collect())
+        }),
+        case("path-encoded", "a letter in percent-encoding", |path| {
+            let letter = path.find(|letter: char| letter.is_ascii_alphabetic())?;
+            let (before, after) = path.split_at(letter);
+            Some(format!("{before}%{:02X}{}", after.as_bytes().first()?, &after[1..]))
+        }),
+        case("path-dot", "a segment `%2e`", |path| Some(format!("/%2e{path}"))),
+        case("path-dots", "a segment and `..`", |path| Some(format!("/x/..{path}"))),
+        case("path-own-dots", "the path, `..` and the path again", |path| {
+            (path != "/").then(|| format!("{}/..{path}", path.trim_end_matches('/')))
+        }),
+        case("path-semicolon", "a parameter after `;`", |path| Some(format!("{path};x=y"))),
     ]
 }
 
@@ -203,6 +310,24 @@ fn forms() -> Vec<Case> {
         bad(Ambiguity, "header-trailing-data", "text after the header", "RFC 7515 5.2", |kit| {
             let header = format!("{}{{}}", kit.header());
             Request::Token(kit.main.sign(header.as_bytes(), kit.claims().to_string().as_bytes()))
+        }),
+        bad(
+            Hole::Algorithm,
+            "jwe",
+            "encrypted, in five parts, with the public key as the password",
+            "RFC 7516, CVE-2023-51774",
+            |kit| jwe(kit, 1000),
+        ),
+        bad(
+            Hole::Algorithm,
+            "jwe-p2c",
+            "encrypted with a password and 2,000,000,000 iterations",
+            "CVE-2022-36083",
+            |kit| jwe(kit, 2_000_000_000),
+        ),
+        odd(Ambiguity, "zip", "`zip: DEF`: the payload is compressed before it is signed", "RFC 7516 4.1.3", |kit| {
+            let header = kit.header_but("zip", json!("DEF")).to_string();
+            Request::Token(kit.main.sign(header.as_bytes(), &deflated(&kit.claims().to_string())))
         }),
         odd(Encoding, "header-padding", "the header's base64url has padding", "RFC 7515 2", |kit| {
             kit.encoded(|part, bytes| if part == 0 { padded(bytes) } else { base64url(bytes) })
@@ -287,6 +412,42 @@ fn signatures() -> Vec<Case> {
     ]
 }
 
+fn after_accepted() -> Vec<Case> {
+    let case = |name, what, change: fn(&Kit, [String; 3]) -> String| {
+        bad(Hole::Cache, name, what, "CVE-2026-35039", move |kit| {
+            let accepted = kit.good();
+            let mut parts = accepted.split('.').map(str::to_owned);
+            let changed = change(kit, [(); 3].map(|()| parts.next().unwrap_or_default()));
+            Request::AfterAccepted(accepted, changed)
+        })
+    };
+    vec![
+        case(
+            "seen-other-signature",
+            "the same header and payload, signed by an attacker",
+            |kit, [header, payload, _]| {
+                let signature = kit.attacker.signature(format!("{header}.{payload}").as_bytes());
+                format!("{header}.{payload}.{}", base64url(signature))
+            },
+        ),
+        case("seen-no-signature", "the same header and payload, no signature", |_, [header, payload, _]| {
+            format!("{header}.{payload}.")
+        }),
+        case("seen-other-payload", "the same header and signature, other claims", |kit, [header, _, signature]| {
+            format!("{header}.{}.{signature}", base64url(changed(kit.claims(), "plan", json!("x")).to_string()))
+        }),
+        case("seen-other-header", "the same payload and signature, another header", |kit, [_, payload, signature]| {
+            format!("{}.{payload}.{signature}", base64url(kit.header_but("x", json!(1)).to_string()))
+        }),
+        case("seen-same-start", "all but the end of the signature is the same", |_, [header, payload, signature]| {
+            // The last character has spare bits, so the change is before it.
+            let (start, end) = signature.split_at(signature.len() - 8);
+            let other = if end.starts_with('A') { "BBBBBB" } else { "AAAAAA" };
+            format!("{header}.{payload}.{start}{other}{}", &end[6..])
+        }),
+    ]
+}
+
 fn algorithms() -> Vec<Case> {
     use Hole::Algorithm;
     vec![
@@ -360,17 +521,17 @@ fn algorithms() -> Vec<Case> {
         bad(Algorithm, "hs512-pem", "HS512, its secret is the public key as PEM", "RFC 8725 2.1", |kit| {
             kit.hmac(MAIN, "HS512", pem("PUBLIC KEY", &kit.main.public_key_info()).as_bytes())
         }),
-        bad(Algorithm, "rs384", "RS384, signed by the issuer's key", "RFC 8725 3.1", |kit| {
+        odd(Algorithm, "rs384", "RS384, signed by the issuer's key", "RFC 8725 3.1", |kit| {
             kit.signed_by(&kit.header_but("alg", json!("RS384")), |message| {
                 kit.main.signature_by(&RSA_PKCS1_SHA384, message)
             })
         }),
-        bad(Algorithm, "rs512", "RS512, signed by the issuer's key", "RFC 8725 3.1", |kit| {
+        odd(Algorithm, "rs512", "RS512, signed by the issuer's key", "RFC 8725 3.1", |kit| {
             kit.signed_by(&kit.header_but("alg", json!("RS512")), |message| {
                 kit.main.signature_by(&RSA_PKCS1_SHA512, message)
             })
         }),
-        bad(Algorithm, "ps256", "PS256, signed by the issuer's key", "RFC 8725 3.1", |kit| {
+        odd(Algorithm, "ps256", "PS256, signed by the issuer's key", "RFC 8725 3.1", |kit| {
             kit.signed_by(&kit.header_but("alg", json!("PS256")), |message| {
                 kit.main.signature_by(&RSA_PSS_SHA256, message)
             })
@@ -388,14 +549,13 @@ fn keys_in_the_header() -> Vec<Case> {
             kit.forged(&kit.header_but("jwk", kit.attacker_jwk(MAIN)))
         }),
         bad(KeyFromToken, "embedded-x5c", "signed by the certificate in the header's `x5c`", "RFC 7515 4.1.6", |kit| {
-            let certificate = certificate(&kit.attacker.public_key_info(), |message| kit.attacker.signature(message));
-            kit.forged(&kit.header_but("x5c", json!([STANDARD.encode(certificate)])))
+            kit.forged(&kit.header_but("x5c", json!([STANDARD.encode(kit.attacker_certificate())])))
         }),
         bad(KeyFromToken, "jku", "signed by a key at the address in the header's `jku`", "RFC 8725 3.10", |kit| {
-            kit.forged(&kit.header_but("jku", json!(kit.attacker_url("/.well-known/jwks"))))
+            kit.forged(&kit.header_but("jku", json!(kit.attacker_url("jku", "/.well-known/jwks"))))
         }),
         bad(KeyFromToken, "x5u", "signed by a key at the address in the header's `x5u`", "RFC 8725 3.10", |kit| {
-            kit.forged(&kit.header_but("x5u", json!(kit.attacker_url("/certificate.pem"))))
+            kit.forged(&kit.header_but("x5u", json!(kit.attacker_url("x5u", "/certificate.pem"))))
         }),
     ]
 }
@@ -484,7 +644,7 @@ fn issuers() -> Vec<Case> {
             "`iss` names the attacker, who also publishes the key",
             "RFC 8725 3.8, 3.10",
             |kit| {
-                let claims = changed(kit.claims(), "iss", json!(kit.attacker_url("")));
+                let claims = changed(kit.claims(), "iss", json!(kit.attacker_url("iss-of-the-attacker", "")));
                 let header = kit.header().to_string();
                 Request::Token(kit.attacker.sign(header.as_bytes(), claims.to_string().as_bytes()))
             },
@@ -591,6 +751,9 @@ fn subjects() -> Vec<Case> {
         bad(Subject, "sub-space", "a line break after the accepted `sub`", "RFC 7519 4.1.2", |kit| {
             kit.with_claim("sub", json!(format!("{}\n", kit.subject)))
         }),
+        bad(Subject, "sub-other", "`sub` is someone else", "RFC 8725 3.8", |kit| {
+            kit.with_claim("sub", json!("someone-else"))
+        }),
         bad(Subject, "sub-wildcard", "`sub` is a pattern that matches everything", "pattern from the token", |kit| {
             kit.with_claim("sub", json!("*"))
         }),
@@ -629,16 +792,23 @@ fn subjects() -> Vec<Case> {
 fn times() -> Vec<Case> {
     use Hole::{Expiry, NotYet};
     vec![
-        bad(Expiry, "expired", "expired an hour ago", "RFC 7519 4.1.4", |kit| kit.made(SystemTime::now() - 2 * HOUR)),
+        bad(Expiry, "expired", "expired an hour ago", "RFC 7519 4.1.4", |kit| {
+            Request::Token(kit.expiring(SystemTime::now() - HOUR))
+        }),
         bad(Expiry, "expired-10-min", "expired ten minutes ago", "RFC 7519 4.1.4", |kit| {
-            kit.made(SystemTime::now() - HOUR - Duration::from_secs(600))
+            Request::Token(kit.expiring(SystemTime::now() - Duration::from_secs(600)))
         }),
         bad(Expiry, "expired-a-year", "expired a year ago", "RFC 7519 4.1.4", |kit| {
-            kit.made(SystemTime::now() - 365 * 24 * HOUR)
+            Request::Token(kit.expiring(SystemTime::now() - 365 * 24 * HOUR))
         }),
-        bad(Expiry, "exp-missing", "no `exp`", "OpenID Connect Core 2", |kit| kit.with_claim("exp", Value::Null)),
+        odd(Expiry, "exp-missing", "no `exp`", "OpenID Connect Core 2; optional in RFC 7519", |kit| {
+            kit.with_claim("exp", Value::Null)
+        }),
         bad(Expiry, "exp-null", "`exp` is null", "RFC 7519 4.1.4", |kit| kit.with_claim_text("exp", "null")),
-        bad(Expiry, "exp-string", "`exp` is a text with a number far ahead", "RFC 7519 4.1.4", |kit| {
+        bad(Expiry, "exp-string-past", "`exp` is a text with a number long past", "RFC 7519 4.1.4", |kit| {
+            kit.with_claim("exp", json!("1000000000"))
+        }),
+        odd(Expiry, "exp-string", "`exp` is a text with a number far ahead", "RFC 7519 4.1.4", |kit| {
             kit.with_claim("exp", json!("9999999999"))
         }),
         bad(Expiry, "exp-word", "`exp` is the text `never`", "claim of the wrong type counted as absent", |kit| {
@@ -707,64 +877,134 @@ fn duplicates() -> Vec<Case> {
     ]
 }
 
+/// The attacker's host must stay silent: each text names an address on it, and a command that fetches this address.
+fn addresses() -> Vec<Case> {
+    use Hole::{Audience, Issuer, Signature, Subject};
+    const SOURCE: &str = "RFC 8725 3.10, SSRF, CWE-78";
+    let in_header = |name, what, member: &'static str| {
+        bad(Signature, name, what, SOURCE, move |kit| {
+            kit.forged(&kit.header_but(member, json!(kit.address_and_command(name))))
+        })
+    };
+    let in_claim = |expected, name, what, claim: &'static str| {
+        case(expected, name, what, SOURCE, move |kit| kit.with_claim(claim, json!(kit.address_and_command(name))))
+    };
+    vec![
+        in_header("address-in-alg", "an address and a command in `alg`", "alg"),
+        in_header("address-in-typ", "an address and a command in `typ`", "typ"),
+        in_header("address-in-cty", "an address and a command in `cty`", "cty"),
+        in_header("address-in-jku", "an address and a command in `jku`", "jku"),
+        in_header("address-in-x5u", "an address and a command in `x5u`", "x5u"),
+        in_header("address-in-x5t", "an address and a command in `x5t`", "x5t"),
+        in_header("address-in-jwk", "an address and a command in `jwk`", "jwk"),
+        in_header("address-in-header-iss", "an address and a command in the header's `iss`", "iss"),
+        in_claim(Expected::Refuse(Issuer), "address-in-iss", "an address and a command in `iss`", "iss"),
+        in_claim(Expected::Refuse(Audience), "address-in-aud", "an address and a command in `aud`", "aud"),
+        in_claim(Expected::Refuse(Subject), "address-in-sub", "an address and a command in `sub`", "sub"),
+        in_claim(Expected::Either, "address-in-jti", "an address and a command in `jti`", "jti"),
+        in_claim(Expected::Either, "address-in-owner", "an address and a command in `owner`", "owner"),
+        in_claim(Expected::Either, "address-in-owner-id", "an address and a command in `owner_id`", "owner_id"),
+        in_claim(Expected::Either, "address-in-project", "an address and a command in `project`", "project"),
+        in_claim(Expected::Either, "address-in-project-id", "an address and a command in `project_id`", "project_id"),
+        in_claim(
+            Expected::Either,
+            "address-in-environment",
+            "an address and a command in `environment`",
+            "environment",
+        ),
+        in_claim(Expected::Either, "address-in-scope", "an address and a command in `scope`", "scope"),
+        in_claim(Expected::Either, "address-in-user-id", "an address and a command in `user_id`", "user_id"),
+        in_claim(Expected::Either, "address-in-plan", "an address and a command in `plan`", "plan"),
+        in_claim(Expected::Either, "address-in-picture", "an address and a command in `picture`", "picture"),
+        any("address-of-claims", "claims at an address (`_claim_sources`)", "OpenID Connect Core 5.6.2", |kit| {
+            let endpoint = kit.attacker_url("address-of-claims", "/claims");
+            let claims = changed(kit.claims(), "_claim_names", json!({ "owner": "attacker" }));
+            let sources = json!({ "attacker": { "endpoint": endpoint, "access_token": "x" } });
+            Request::Token(kit.signed(&kit.header(), &changed(claims, "_claim_sources", sources)))
+        }),
+    ]
+}
+
+/// An API may accept or refuse these tokens, and close the connection of a large one. It must not crash.
+fn large_tokens() -> Vec<Case> {
+    /// Deeper than the recursion limits of Python (1000) and of serde_json (128), and less than 8 KiB.
+    const DEPTH: usize = 1900;
+    let deep = || format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
+    vec![
+        any("large", "100 KiB, signed by the issuer", "denial of service", |kit| {
+            kit.with_claim("custom", json!("x".repeat(75 * 1024)))
+        }),
+        any("large-header", "a header of 100 KiB, signed by an attacker", "denial of service", |kit| {
+            kit.forged(&kit.header_but("custom", json!("x".repeat(75 * 1024))))
+        }),
+        any("deep-payload", "arrays in arrays in a claim, signed by the issuer", "CVE-2025-53864", move |kit| {
+            kit.with_claim_text("custom", &deep())
+        }),
+        bad(Hole::Signature, "deep-header", "arrays in arrays in the header", "CVE-2025-53864", move |kit| {
+            let header = format!(r#"{{"custom":{},{}"#, deep(), &kit.header().to_string()[1..]);
+            Request::Token(kit.attacker.sign(header.as_bytes(), kit.claims().to_string().as_bytes()))
+        }),
+        any("many-members", "500 more claims", "denial of service", |kit| {
+            let more: String = (0..500).map(|number| format!("\"c{number}\":1,")).collect();
+            kit.with_payload(&format!("{{{more}{}", &kit.claims().to_string()[1..]))
+        }),
+    ]
+}
+
 fn rotation() -> Vec<Case> {
     vec![
-        Case {
-            name: "rotated-key",
-            what: "signed by a key that the issuer has just added",
-            source: "OpenID Connect Core 10.1.1",
-            expected: Expected::AcceptSoon,
-            request: |kit| of_key(kit, ROTATED, |message| kit.rotated.signature(message)),
-        },
+        case(
+            Expected::AcceptSoon,
+            "rotated-key",
+            "signed by a key that the issuer has just added",
+            "OpenID Connect Core 10.1.1",
+            |kit| of_key(kit, ROTATED, |message| kit.rotated.signature(message)),
+        ),
         good("key-before-rotation", "signed by the old key, which is still published", "RFC 7517 5", |kit| {
             Request::Token(kit.good())
         }),
-        bad(
-            Hole::Signature,
-            "kid-of-another-key",
-            "signed by one key, under the other's `kid`",
-            "RFC 7515 4.1.4",
-            |kit| of_key(kit, ROTATED, |message| kit.main.signature(message)),
-        ),
+        odd(Hole::Key, "kid-of-another-key", "signed by one key, under the other's `kid`", "RFC 7515 4.1.4", |kit| {
+            of_key(kit, ROTATED, |message| kit.main.signature(message))
+        }),
     ]
 }
 
 fn odd_keys() -> Vec<Case> {
     use Hole::{Algorithm, Key};
     vec![
-        Case {
-            name: "key-beside-odd-ones",
-            what: "signed by a new key, published beside keys that must be skipped",
-            source: "RFC 7517 5",
-            expected: Expected::AcceptSoon,
-            request: |kit| of_key(kit, NEXT, |message| kit.next.signature(message)),
-        },
+        case(
+            Expected::AcceptSoon,
+            "key-beside-odd-ones",
+            "signed by a new key, published beside keys that must be skipped",
+            "RFC 7517 5",
+            |kit| of_key(kit, NEXT, |message| kit.rotated.signature(message)),
+        ),
         good("key-without-alg", "signed by a key without `alg`", "RFC 7517 4.4 (optional)", |kit| {
-            of_key(kit, "no-alg", |message| kit.next.signature(message))
+            of_key(kit, "no-alg", |message| kit.rotated.signature(message))
         }),
-        Case {
-            name: "withdrawn-key",
-            what: "signed by a key that the issuer has withdrawn",
-            source: "OpenID Connect Core 10.1.1",
-            expected: Expected::RefuseSoon(Key),
-            request: |kit| Request::Token(kit.good()),
-        },
+        case(
+            Expected::RefuseSoon(Key),
+            "withdrawn-key",
+            "signed by a key that the issuer has withdrawn",
+            "OpenID Connect Core 10.1.1",
+            |kit| Request::Token(kit.good()),
+        ),
         bad(Key, "small-key", "signed by an RSA key of 1024 bits", "RFC 7518 3.3", |kit| {
             of_key(kit, "small", |message| kit.small.signature(message))
         }),
         odd(Key, "exponent-one", "signed by an RSA key with exponent 1: anyone can", "RFC 8017 3.1", |kit| {
             of_key(kit, "exponent-one", |message| kit.exponent_one.signature(message))
         }),
-        bad(Key, "encryption-key", "signed by a key whose `use` is `enc`", "RFC 7517 4.2", |kit| {
-            of_key(kit, "encryption", |message| kit.next.signature(message))
+        odd(Key, "encryption-key", "signed by a key whose `use` is `enc`", "RFC 7517 4.2", |kit| {
+            of_key(kit, "encryption", |message| kit.rotated.signature(message))
         }),
-        bad(Key, "key-ops", "signed by a key whose `key_ops` lack `verify`", "RFC 7517 4.3", |kit| {
-            of_key(kit, "no-verify", |message| kit.next.signature(message))
+        odd(Key, "key-ops", "signed by a key whose `key_ops` lack `verify`", "RFC 7517 4.3", |kit| {
+            of_key(kit, "no-verify", |message| kit.rotated.signature(message))
         }),
-        bad(Key, "key-alg", "RS256 by a key whose `alg` is RS512", "RFC 7517 4.4, RFC 8725 3.1", |kit| {
-            of_key(kit, "rs512", |message| kit.next.signature(message))
+        odd(Key, "key-alg", "RS256 by a key whose `alg` is RS512", "RFC 7517 4.4, RFC 8725 3.1", |kit| {
+            of_key(kit, "rs512", |message| kit.rotated.signature(message))
         }),
-        bad(Algorithm, "ec-key", "ES256, signed by an EC key that the issuer publishes", "RFC 8725 3.1", |kit| {
+        odd(Algorithm, "ec-key", "ES256, signed by an EC key that the issuer publishes", "RFC 8725 3.1", |kit| {
             let header = json!({ "alg": "ES256", "typ": "JWT", "kid": "ec" });
             kit.signed_by(&header, |message| kit.ec.signature(message))
         }),
@@ -776,11 +1016,11 @@ fn odd_keys() -> Vec<Case> {
             "no-alg-hs256",
             "HS256 with a public key that has no `alg`",
             "RFC 8725 2.1, key without `alg`",
-            |kit| kit.hmac("no-alg", "HS256", pem("PUBLIC KEY", &kit.next.public_key_info()).as_bytes()),
+            |kit| kit.hmac("no-alg", "HS256", pem("PUBLIC KEY", &kit.rotated.public_key_info()).as_bytes()),
         ),
-        bad(Algorithm, "no-alg-rs512", "RS512 by a key that has no `alg`", "RFC 8725 3.1, key without `alg`", |kit| {
+        odd(Algorithm, "no-alg-rs512", "RS512 by a key that has no `alg`", "RFC 8725 3.1, key without `alg`", |kit| {
             let header = json!({ "alg": "RS512", "typ": "JWT", "kid": "no-alg" });
-            kit.signed_by(&header, |message| kit.next.signature_by(&RSA_PKCS1_SHA512, message))
+            kit.signed_by(&header, |message| kit.rotated.signature_by(&RSA_PKCS1_SHA512, message))
         }),
         bad(
             Algorithm,
@@ -820,10 +1060,13 @@ fn unknown_keys() -> Vec<Case> {
         ),
         bad(KeyFromToken, "jku-own-kid", "signed by a key at `jku`, under its own `kid`", "RFC 8725 3.10", |kit| {
             let header = kit.header_but("kid", json!("attacker"));
-            kit.forged(&changed(header, "jku", json!(kit.attacker_url("/.well-known/jwks"))))
+            kit.forged(&changed(header, "jku", json!(kit.attacker_url("jku-own-kid", "/.well-known/jwks"))))
         }),
         bad(KeyFromToken, "kid-url", "`kid` is the address of the attacker's keys", "RFC 8725 3.10", |kit| {
-            kit.forged(&kit.header_but("kid", json!(kit.attacker_url("/.well-known/jwks"))))
+            kit.forged(&kit.header_but("kid", json!(kit.attacker_url("kid-url", "/.well-known/jwks"))))
+        }),
+        bad(Signature, "address-in-kid", "an address and a command in `kid`", "CWE-78, CVE-2018-0114", |kit| {
+            kit.forged(&kit.header_but("kid", json!(kit.address_and_command("address-in-kid"))))
         }),
         bad(
             Algorithm,
@@ -840,22 +1083,28 @@ fn unknown_keys() -> Vec<Case> {
             |kit| kit.hmac("x' UNION SELECT 'secret' -- ", "HS256", b"secret"),
         ),
         odd(Signature, "kid-renamed", "a known key under an unknown `kid`", "RFC 7515 4.1.4", |kit| {
-            of_key(kit, "CHECK-3", |message| kit.next.signature(message))
+            of_key(kit, "CHECK-3", |message| kit.rotated.signature(message))
         }),
         odd(Signature, "kid-missing", "a known key, no `kid`", "RFC 7515 4.1.4", |kit| {
-            kit.signed_by(&kit.header_but("kid", Value::Null), |message| kit.next.signature(message))
+            kit.signed_by(&kit.header_but("kid", Value::Null), |message| kit.rotated.signature(message))
         }),
         odd(Signature, "kid-empty", "a known key, the `kid` is empty", "RFC 7515 4.1.4", |kit| {
-            of_key(kit, "", |message| kit.next.signature(message))
+            of_key(kit, "", |message| kit.rotated.signature(message))
         }),
         odd(Signature, "kid-number", "a known key, the `kid` is a number", "RFC 7515 4.1.4", |kit| {
-            kit.signed_by(&kit.header_but("kid", json!(3)), |message| kit.next.signature(message))
+            kit.signed_by(&kit.header_but("kid", json!(3)), |message| kit.rotated.signature(message))
         }),
     ]
 }
 
 fn of_key(kit: &Kit, kid: &str, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Request {
     kit.signed_by(&kit.header_but("kid", json!(kid)), sign)
+}
+
+fn jwe(kit: &Kit, p2c: u64) -> Request {
+    let password = pem("PUBLIC KEY", &kit.main.public_key_info());
+    encrypted(MAIN, &password, p2c, &kit.claims().to_string())
+        .map_or(Request::Skip("the token could not be encrypted"), Request::Token)
 }
 
 fn modulus(kit: &Kit) -> Vec<u8> {

@@ -35,6 +35,20 @@ pub enum Hole {
     Place,
     /// One token can be written in several ways.
     Encoding,
+    /// Another method is open.
+    Method,
+    /// Another spelling of the path is open.
+    Path,
+    /// Accepted tokens are remembered by a part of them, or for too long.
+    Cache,
+    /// A bad token makes it fail.
+    Crash,
+    /// A token is repeated in an answer.
+    Echo,
+    /// Unknown `kid`s cause a flood of requests to the issuer.
+    Flood,
+    /// It misbehaves while its issuer is down.
+    Outage,
     /// A valid token is refused.
     GoodRefused,
 }
@@ -60,6 +74,13 @@ impl Hole {
             Self::Ambiguity => "ambiguity",
             Self::Place => "place",
             Self::Encoding => "encoding",
+            Self::Method => "method",
+            Self::Path => "path",
+            Self::Cache => "cache",
+            Self::Crash => "crash",
+            Self::Echo => "echo",
+            Self::Flood => "flood",
+            Self::Outage => "outage",
             Self::GoodRefused => "good-refused",
         }
     }
@@ -83,11 +104,11 @@ impl Hole {
             }
             Self::KeyFromToken => {
                 "The API takes the key from the token or from a URL in the token. An attacker can sign tokens with a \
-                 key of their own. Use the issuer's JWKS only."
+                 key that they made. Use the issuer's JWKS only."
             }
             Self::Fetch => {
-                "The API fetches a URL from the token. An attacker can make the API send requests to machines in its \
-                 network (SSRF)."
+                "The API fetches a URL from the token, or runs a command from it. An attacker can make the API send \
+                 requests to machines in its network (SSRF)."
             }
             Self::Key => {
                 "The API uses a key that is not meant for RS256 signatures: too small, withdrawn, or of another kind. \
@@ -125,12 +146,74 @@ impl Hole {
                 "The API accepts several spellings of one token. An attacker can evade a list of revoked tokens or a \
                  replay check with another spelling."
             }
+            Self::Method => {
+                "The API checks the token for some methods only. Anyone can use the other methods. Put the check in \
+                 front of all of them."
+            }
+            Self::Path => {
+                "The API checks the token for one spelling of the path only. Anyone can use another spelling. Put the \
+                 check in front of all paths."
+            }
+            Self::Cache => {
+                "The API remembers tokens that it has accepted, and accepts something else for one of them. Compare \
+                 the whole token, and check its time at each use."
+            }
+            Self::Crash => {
+                "It failed instead of refusing: a bad token caused an error 5xx, a closed connection or no answer. \
+                 An attacker can stop the API or fill its log with errors."
+            }
+            Self::Echo => {
+                "An answer repeats the token. Answers end up in caches, logs and error reports. Anyone who reads \
+                 these can use the token."
+            }
+            Self::Flood => {
+                "Each unknown `kid` causes a request to the issuer. An attacker can make the API flood its issuer, and \
+                 wait for it."
+            }
+            Self::Outage => {
+                "While its issuer fails, the API does not answer 503, waits too long, or goes where the issuer's \
+                 redirect leads. Callers can't tell an outage from an invalid token, so they don't try again."
+            }
             Self::GoodRefused => "The API refuses a valid token. Correct callers can't use it.",
+        }
+    }
+
+    /// Returns the plain cases of the hole: [`Hole::meaning`] is true if the API fails one of them. Empty if any case
+    /// shows it. Then returns what the API checks if it fails other cases only.
+    pub(crate) fn plain(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Signature => (&["forged", "signature-stripped", "payload-changed", "kid-unknown"], "the signature"),
+            Self::Algorithm => (
+                &[
+                    "alg-none",
+                    "alg-none-capital",
+                    "alg-none-mixed",
+                    "alg-none-space",
+                    "alg-empty",
+                    "hs256-pem",
+                    "hs256-pem-trimmed",
+                    "hs256-rsa-pem",
+                    "no-alg-hs256",
+                    "no-alg-none",
+                    "symmetric-key",
+                    "jwe",
+                ],
+                "the algorithm",
+            ),
+            Self::Key => (&["small-key", "exponent-one"], "the key"),
+            Self::Issuer => (&["iss-other-team"], "`iss`"),
+            Self::Audience => (&["aud-other"], "`aud`"),
+            Self::Subject => {
+                (&["sub-other", "other-project", "other-environment", "other-team", "development"], "`sub`")
+            }
+            Self::Expiry => (&["expired"], "`exp`"),
+            Self::NotYet => (&["nbf-future"], "`nbf` and `iat`"),
+            _ => (&[], ""),
         }
     }
 
     /// Whether the hole follows from [`Hole::Signature`]: without a signature check, keys and algorithms don't matter.
     pub(crate) fn follows_from_signature(self) -> bool {
-        matches!(self, Self::Algorithm | Self::KeyFromToken | Self::Key | Self::Encoding)
+        matches!(self, Self::Algorithm | Self::KeyFromToken | Self::Key | Self::Encoding | Self::Cache)
     }
 }

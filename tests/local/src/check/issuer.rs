@@ -1,18 +1,33 @@
-//! The issuer that the API is configured to trust. Its keys change while the check runs. It counts requests for URLs
-//! that only a token names.
+//! The issuer that the API is configured to trust. Its keys change while the check runs, and it can fail in several ways.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Json, Router};
+use futures_util::stream;
 use serde_json::{Value, json};
 
-/// Where the attacker's keys are. The path is on the issuer's origin, so that the issuer sees a request for it.
-pub(crate) const ATTACKER: &str = "/attacker";
+/// What the issuer answers to a request for its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Its keys.
+    Up,
+    /// 500.
+    Error,
+    /// A redirect to this URL.
+    Redirect(String),
+    /// 200, and a body that never ends.
+    Endless,
+    /// Nothing.
+    Silent,
+}
 
-/// The issuer and the attacker's URL.
+/// The issuer.
 #[derive(Clone)]
 pub(crate) struct CheckIssuer {
     state: Arc<Mutex<Documents>>,
@@ -22,17 +37,15 @@ struct Documents {
     issuer: String,
     origin: String,
     keys: Vec<Value>,
-    attacker_keys: Value,
+    mode: Mode,
     key_fetches: usize,
-    attacker_visits: usize,
 }
 
 impl CheckIssuer {
     /// Makes an issuer with this `iss` that is served at `origin` and has no keys yet.
-    pub(crate) fn new(issuer: &str, origin: &str, attacker_keys: Value) -> Self {
+    pub(crate) fn new(issuer: &str, origin: &str) -> Self {
         let (issuer, origin) = (issuer.to_owned(), origin.to_owned());
-        let documents =
-            Documents { issuer, origin, keys: Vec::new(), attacker_keys, key_fetches: 0, attacker_visits: 0 };
+        let documents = Documents { issuer, origin, keys: Vec::new(), mode: Mode::Up, key_fetches: 0 };
         Self { state: Arc::new(Mutex::new(documents)) }
     }
 
@@ -41,41 +54,48 @@ impl CheckIssuer {
         self.with(|documents| documents.keys = keys);
     }
 
-    /// Returns how often the issuer's keys were fetched.
+    /// Answers like this from now on.
+    pub(crate) fn set(&self, mode: Mode) {
+        self.with(|documents| documents.mode = mode);
+    }
+
+    /// Returns how often the issuer's keys were asked for.
     pub(crate) fn key_fetches(&self) -> usize {
         self.with(|documents| documents.key_fetches)
     }
 
-    /// Returns how often a URL was fetched that only a token names.
-    pub(crate) fn attacker_visits(&self) -> usize {
-        self.with(|documents| documents.attacker_visits)
-    }
-
     /// Returns the issuer's routes: every path that ends in one of the two well-known names.
     pub(crate) fn router(&self) -> Router {
-        let serve = |State(issuer): State<Self>, uri: Uri| async move { issuer.answer(uri.path()) };
+        let serve = |State(issuer): State<Self>, uri: Uri| async move { issuer.answer(uri.path()).await };
         Router::new().fallback(serve).with_state(self.clone())
     }
 
-    fn answer(&self, path: &str) -> Response {
-        self.with(|documents| {
-            if path.starts_with(ATTACKER) {
-                documents.attacker_visits += 1;
-                let attacker = format!("{}{ATTACKER}", documents.origin);
-                if path.ends_with("openid-configuration") {
-                    Json(discovery(&attacker, &attacker)).into_response()
-                } else {
-                    Json(json!({ "keys": [documents.attacker_keys] })).into_response()
-                }
-            } else if path.ends_with("/.well-known/jwks") {
+    async fn answer(&self, path: &str) -> Response {
+        let (mode, document) = self.with(|documents| {
+            if path.ends_with("/.well-known/jwks") {
                 documents.key_fetches += 1;
-                Json(json!({ "keys": documents.keys })).into_response()
+                (documents.mode.clone(), Some(json!({ "keys": documents.keys })))
             } else if path.ends_with("/.well-known/openid-configuration") {
-                Json(discovery(&documents.issuer, &documents.origin)).into_response()
+                (Mode::Up, Some(discovery(&documents.issuer, &documents.origin)))
             } else {
-                StatusCode::NOT_FOUND.into_response()
+                (Mode::Up, None)
             }
-        })
+        });
+        match (mode, document) {
+            (Mode::Up, Some(document)) => Json(document).into_response(),
+            (Mode::Up, None) => StatusCode::NOT_FOUND.into_response(),
+            (Mode::Error, _) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            (Mode::Redirect(url), _) => Redirect::temporary(&url).into_response(),
+            (Mode::Endless, _) => {
+                let spaces = stream::unfold((), |()| async {
+                    // 100 KiB a second: fast enough for a size limit, slow enough to fill no memory.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    Some((Ok::<_, Infallible>([b' '; 1024].to_vec()), ()))
+                });
+                Body::from_stream(spaces).into_response()
+            }
+            (Mode::Silent, _) => std::future::pending().await,
+        }
     }
 
     fn with<T>(&self, action: impl FnOnce(&mut Documents) -> T) -> T {
@@ -83,7 +103,8 @@ impl CheckIssuer {
     }
 }
 
-fn discovery(issuer: &str, base: &str) -> Value {
+/// Returns the discovery document of this issuer, whose keys are below `base`.
+pub(crate) fn discovery(issuer: &str, base: &str) -> Value {
     json!({
         "issuer": issuer,
         "jwks_uri": format!("{base}/.well-known/jwks"),

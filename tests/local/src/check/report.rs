@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::Options;
 use super::cases::{Case, Expected};
 use super::hole::Hole;
-use super::send::Answer;
+use super::send::{Answer, Failure};
 
 /// The result of one case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,45 +60,92 @@ pub struct Row {
     pub status: Option<u16>,
     /// The result.
     pub outcome: Outcome,
+    /// What was measured.
+    pub note: Option<String>,
     /// Whether an answer 401 lacked `WWW-Authenticate`.
     pub lacks_challenge: bool,
 }
 
-/// Compares an answer with the case's. `fetched` is whether a URL was fetched that only the token names.
-pub(crate) fn judge(case: &Case, answer: Answer, fetched: bool, strict: bool) -> Row {
-    use Expected::{Accept, AcceptSoon, Either, Refuse, RefuseSoon, ShouldRefuse};
-    const PERMITTED: &str = "accepted: refusing is better, but this alone gains an attacker nothing";
-    let (status, lacks_challenge) = match &answer {
-        Answer::Status { status, challenge } => (Some(*status), *status == 401 && !challenge),
-        Answer::None | Answer::Skipped(_) => (None, false),
+impl Row {
+    /// A row of something that is not one token.
+    pub(crate) fn of(name: &'static str, what: &'static str, source: &'static str, outcome: Outcome) -> Self {
+        Self { name, what, source, expected: "refuse", status: None, outcome, note: None, lacks_challenge: false }
+    }
+
+    /// The row with the status of this answer.
+    pub(crate) fn answered(self, answer: &Answer) -> Self {
+        let status = match answer {
+            Answer::Reply(reply) => Some(reply.status),
+            Answer::None(_) | Answer::Skipped(_) => None,
+        };
+        Self { status, ..self }
+    }
+}
+
+const PERMITTED: &str = "accepted: refusing is better, but this alone gains an attacker nothing";
+
+/// Returns the outcome of an answer that shows this hole, which gains an attacker nothing alone.
+pub(crate) fn permitted(hole: Hole, strict: bool, reason: &'static str) -> Outcome {
+    if strict { Outcome::Failed(hole) } else { Outcome::Remark(reason) }
+}
+
+/// Compares an answer with the case's. `fetched` is whether a URL was fetched that only the token names. `fetches` is
+/// whether the API has fetched the keys since the issuer changed them.
+pub(crate) fn judge(case: &Case, answer: &Answer, fetched: bool, fetches: bool, options: &Options) -> Row {
+    use Expected::{Accept, AcceptSoon, Either, Refuse, RefuseOrAbsent, RefuseSoon, ShouldRefuse};
+    let strict = options.strict;
+    let expected = match case.expected {
+        Refuse(hole) if options.ids && case.differs_in_names_only() => ShouldRefuse(hole),
+        expected => expected,
     };
-    let outcome = match (case.expected, answer) {
+    let status = match answer {
+        Answer::Reply(reply) => Some(reply.status),
+        Answer::None(_) | Answer::Skipped(_) => None,
+    };
+    let outcome = match (expected, answer) {
         (_, Answer::Skipped(reason)) => Outcome::Skipped(reason),
         _ if fetched => Outcome::Failed(Hole::Fetch),
-        (_, Answer::None) => Outcome::Unproven("no answer within ten seconds"),
-        (Accept | AcceptSoon, Answer::Status { status: 200..=299, .. }) => Outcome::Passed,
-        (Accept | AcceptSoon, Answer::Status { .. }) => Outcome::Failed(Hole::GoodRefused),
-        (Either, Answer::Status { status: 500.., .. }) => Outcome::Remark("a 5xx: is this an uncaught error?"),
-        (Either, Answer::Status { .. }) => Outcome::Passed,
-        (_, Answer::Status { status: 404, .. }) => Outcome::Unproven("404 does not show whether the token was refused"),
-        (_, Answer::Status { status: 429, .. }) => Outcome::Unproven("429 means that there were too many requests"),
-        (_, Answer::Status { status: 400 | 401 | 403 | 431, .. }) => Outcome::Passed,
-        (_, Answer::Status { status: 503, .. }) => Outcome::Remark("503: the API could not get the keys"),
-        (_, Answer::Status { status: 500.., .. }) => Outcome::Remark("a 5xx: is this an uncaught error?"),
-        (_, Answer::Status { status: 400.., .. }) => Outcome::Remark("refused with an unusual status"),
-        (Refuse(hole), _) => Outcome::Failed(hole),
-        (ShouldRefuse(hole), _) if strict => Outcome::Failed(hole),
-        (ShouldRefuse(_), _) => Outcome::Remark(PERMITTED),
-        (RefuseSoon(_), _) => Outcome::Remark("still accepted: fine for 10 minutes after the key was withdrawn"),
+        // Many servers close the connection of a request that is too large for them.
+        (Either, Answer::None(Failure::Closed)) => Outcome::Passed,
+        (Accept | AcceptSoon, Answer::None(failure)) => Outcome::Unproven(failure.text()),
+        (_, Answer::None(Failure::Closed | Failure::Timeout)) => Outcome::Failed(Hole::Crash),
+        (_, Answer::None(failure)) => Outcome::Unproven(failure.text()),
+        (expected, Answer::Reply(reply)) => match (expected, reply.status) {
+            (Accept | AcceptSoon | Either, 200..=299) => Outcome::Passed,
+            (Accept | AcceptSoon, _) => Outcome::Failed(Hole::GoodRefused),
+            (_, 503) => Outcome::Remark("503: the API could not get the keys"),
+            (_, 501 | 505) => Outcome::Remark("refused with an unusual status"),
+            (_, 500..) => Outcome::Failed(Hole::Crash),
+            (Refuse(hole), 200..=299) => Outcome::Failed(hole),
+            (RefuseOrAbsent { empty_is_fine: true, .. }, 200..=299) if reply.body.is_empty() => Outcome::Passed,
+            (RefuseOrAbsent { hole, .. }, 200..=299) => Outcome::Failed(hole),
+            (ShouldRefuse(hole), 200..=299) => permitted(hole, strict, PERMITTED),
+            (RefuseSoon(hole), 200..=299) if fetches => {
+                permitted(hole, strict, "still accepted, although the API has fetched the keys since")
+            }
+            (RefuseSoon(_), 200..=299) => {
+                Outcome::Remark("still accepted: fine for 10 minutes after the key was withdrawn")
+            }
+            (_, 429) => Outcome::Unproven("429 means that there were too many requests"),
+            (RefuseOrAbsent { .. }, 404 | 405) | (Either, _) => Outcome::Passed,
+            (_, 404) => Outcome::Remark("refused with 404, which hides that there is something"),
+            // 3xx: a redirect to a sign-in page does not let the caller in.
+            (_, 300..=399 | 400 | 401 | 403 | 413 | 414 | 431) => Outcome::Passed,
+            _ => Outcome::Remark("refused with an unusual status"),
+        },
     };
+    let lacks_challenge = matches!(answer, Answer::Reply(reply) if reply.status == 401 && !reply.challenge);
     let expected = match case.expected {
         Accept | AcceptSoon => "accept",
-        Refuse(_) | ShouldRefuse(_) | RefuseSoon(_) => "refuse",
+        Refuse(_) | ShouldRefuse(_) | RefuseOrAbsent { .. } | RefuseSoon(_) => "refuse",
         Either => "either",
     };
     let &Case { name, what, source, .. } = case;
-    Row { name, what, source, expected, status, outcome, lacks_challenge }
+    Row { name, what, source, expected, status, outcome, note: None, lacks_challenge }
 }
+
+/// How many cases of a hole the summary explains. It names the others.
+const MAX_LISTED: usize = 8;
 
 /// All rows, and the holes that they show.
 #[derive(Clone, Debug)]
@@ -114,6 +162,15 @@ impl Report {
 
     pub(crate) fn add(&mut self, group: &'static str, row: Row) {
         self.rows.push((group, row));
+    }
+
+    /// Records that the API failed because of this case, or fetched an address in the case's token, after its answer.
+    pub(crate) fn blame(&mut self, case: &str, hole: Hole) {
+        for (_, row) in &mut self.rows {
+            if row.name == case && !matches!(row.outcome, Outcome::Failed(_)) {
+                row.outcome = Outcome::Failed(hole);
+            }
+        }
     }
 
     pub(crate) fn finish(&mut self, key_fetches: usize) {
@@ -135,13 +192,14 @@ impl Report {
     /// wider hole.
     #[must_use]
     pub fn holes(&self) -> BTreeMap<Hole, Vec<&'static str>> {
-        let fails = |name| self.rows().any(|row| row.name == name && matches!(row.outcome, Outcome::Failed(_)));
-        let (open, unverified, unsigned) = (fails("no-token"), fails("garbage"), fails("forged"));
+        let fails = |name, hole| self.rows().any(|row| row.name == name && row.outcome == Outcome::Failed(hole));
+        let (open, unverified) = (fails("no-token", Hole::Open), fails("garbage", Hole::Unverified));
+        let unsigned = fails("forged", Hole::Signature);
         let mut holes = BTreeMap::<_, Vec<_>>::new();
         for row in self.rows() {
             let Outcome::Failed(hole) = row.outcome else { continue };
             let hole = match hole {
-                Hole::GoodRefused => hole,
+                Hole::GoodRefused | Hole::Crash | Hole::Fetch | Hole::Echo | Hole::Flood | Hole::Outage => hole,
                 _ if open => Hole::Open,
                 _ if unverified => Hole::Unverified,
                 _ if unsigned && hole.follows_from_signature() => Hole::Signature,
@@ -174,8 +232,23 @@ impl Report {
             }
         }
         for (hole, cases) in &holes {
-            say(&format!("\n{}: {}", hole.name(), hole.meaning()));
-            say(&format!("  shown by: {}", cases.join(", ")));
+            let (plain, checked) = hole.plain();
+            if plain.is_empty() || cases.iter().any(|case| plain.contains(case)) {
+                say(&format!("\n{}: {}", hole.name(), hole.meaning()));
+            } else {
+                say(&format!("\n{}: The API checks {checked}, but it accepts what it should refuse.", hole.name()));
+            }
+            let mut rows: Vec<_> = self.rows().filter(|row| cases.contains(&row.name)).collect();
+            // The plain case says most.
+            rows.sort_by_key(|row| !plain.contains(&row.name));
+            for row in rows.iter().take(MAX_LISTED) {
+                let status = row.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+                say(&format!("  {status} to {}: {}", row.name, row.what));
+            }
+            let more: Vec<_> = rows.iter().skip(MAX_LISTED).map(|row| row.name).collect();
+            if !more.is_empty() {
+                say(&format!("  and {} more: {}", more.len(), more.join(", ")));
+            }
         }
         let mut reasons = BTreeMap::<_, Vec<_>>::new();
         for row in self.rows() {
@@ -185,6 +258,14 @@ impl Report {
         }
         for ((word, reason), cases) in reasons {
             say(&format!("\n{word}: {reason}\n  {}", cases.join(", ")));
+        }
+        for row in self.rows() {
+            if let Some(note) = &row.note {
+                say(&format!("\n{}: {note}", row.name));
+            }
+        }
+        if self.rows().any(|row| row.status.is_some_and(|status| (300..400).contains(&status))) {
+            say("\nremark: refused with a redirect. A program that follows it takes another page for the answer.");
         }
         if self.rows().any(|row| row.lacks_challenge) {
             say("\nremark: a 401 without `WWW-Authenticate`. RFC 6750 section 3 requires it.");
@@ -214,6 +295,7 @@ impl Report {
                     "outcome": row.outcome.word().to_lowercase(),
                     "hole": match row.outcome { Outcome::Failed(hole) => Some(hole.name()), _ => None },
                     "reason": row.outcome.reason(),
+                    "note": row.note,
                 })
             })
             .collect();
