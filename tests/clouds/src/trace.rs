@@ -25,7 +25,7 @@ pub async fn answer(
     let response = answer.await;
     span.set_attribute(KeyValue::new("http.response.status_code", i64::from(response.status().as_u16())));
     span.end();
-    let traces = traces.clone();
+    let traces = traces.clone(); // A failed export costs the span, and not the answer.
     state.wait_until(async move { drop(tokio::task::spawn_blocking(move || traces.force_flush()).await) });
     response
 }

@@ -10,9 +10,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use google_cloud_auth::credentials::external_account::ProgrammaticBuilder;
+use google_cloud_auth::credentials::subject_token::{self, SubjectToken, SubjectTokenProvider};
+use google_cloud_auth::errors::CredentialsError;
 use jsonwebtoken::errors::ErrorKind;
 use local::{Deployment, Issuer};
 use serde_json::{Value, json};
+use vercel_oidc_client::Tokens;
 
 use crate::internet::Internet;
 use crate::recent::Recent;
@@ -160,6 +164,36 @@ async fn the_bucket_refuses_another_subject() {
     let explained = function.refused("/google", &token).await;
     assert!(explained.contains("403") && explained.contains("The principal has no role"), "{explained}");
     assert_eq!(google.accepted(), [token]);
+}
+
+/// Takes the token of the request, as the recipes for AWS and Azure do.
+#[derive(Debug)]
+struct Current(Tokens);
+
+impl SubjectTokenProvider for Current {
+    type Error = CredentialsError;
+    async fn subject_token(&self) -> Result<SubjectToken, CredentialsError> {
+        let token = self.0.current().await.map_err(|error| CredentialsError::from_source(false, error))?;
+        Ok(subject_token::Builder::new(token.expose()).build())
+    }
+}
+
+/// Why the recipe takes the token as an argument.
+#[tokio::test]
+async fn the_sdk_signs_in_outside_of_the_scope() {
+    let tokens = Tokens::from_env(|_| None).unwrap();
+    let subject = ProgrammaticBuilder::new(Arc::new(Current(tokens.clone()))).with_audience(PROVIDER);
+    let subject = subject.with_subject_token_type("urn:ietf:params:oauth:token-type:jwt");
+    let headers = HeaderMap::from_iter([("x-vercel-oidc-token".parse().unwrap(), "e30.e30.c2ln".parse().unwrap())]);
+    let sign_in = async {
+        assert_eq!(tokens.current().await.unwrap().expose(), "e30.e30.c2ln");
+        let credentials = subject.build().unwrap();
+        for _ in 0..2 {
+            let error = credentials.headers(http::Extensions::new()).await.unwrap_err();
+            assert!(format!("{error:?}").contains("Missing"), "{error:?}");
+        }
+    };
+    tokens.scope(&headers, sign_in).await;
 }
 
 #[tokio::test]
