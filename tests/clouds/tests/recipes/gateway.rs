@@ -101,6 +101,19 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_ends_the_call_to_the_gateway() {
+    let (gateway, model) = Gateway::new();
+    let internet = gateway.internet().await;
+    let (function, token) = (Function::start(&internet.variables()).await, token_with(&gateway.vercel, |_| ()));
+    model.send(Ok(FIRST.into())).await.unwrap();
+    let mut response = function.request("/gateway").header("x-vercel-oidc-token", &token).send().await.unwrap();
+    assert_eq!(response.chunk().await.unwrap().unwrap(), FIRST);
+    drop(response);
+    // The function notices when it passes a piece on.
+    while model.send(Ok(REST.into())).await.is_ok() {}
+}
+
+#[tokio::test]
 async fn the_gateway_refuses_each_wrong_token() {
     let (gateway, model) = Gateway::new();
     drop(model);
