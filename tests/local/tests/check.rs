@@ -869,6 +869,8 @@ async fn a_summary_says_exactly_what_was_accepted() {
     for (flaw, (verdict, line), report) in reports_on(flaws, || Options { strict: true, ..options() }).await {
         let summary = report.summary();
         assert!(summary.contains(verdict) && summary.contains(line), "{flaw:?}\n{summary}");
+        let holes = report.to_json()["holes"].to_string();
+        assert!(holes.contains(verdict), "{flaw:?}\n{holes}");
         let said = |name: &str| summary.contains(&format!("does not check {name}"));
         assert_eq!(said("the signature"), flaw == Flaw::SignatureNeverAwaited, "{flaw:?}\n{summary}");
         assert_eq!(said("`exp`"), flaw == Flaw::ExpIgnored, "{flaw:?}\n{summary}");
