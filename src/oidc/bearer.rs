@@ -113,8 +113,9 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Refusal> {
     if token.is_empty() {
         return Err(Refusal::EmptyToken);
     }
-    // Of the bytes up to the space, a field value can hold only the space and the tab (RFC 9110, section 5.5).
-    if token.iter().copied().min() <= Some(b' ') {
+    // A field value holds no other byte up to the space than the space and the tab. Without an early exit, the compiler
+    // vectorises the loop: else it is a tenth of a request with a cached token.
+    if token.iter().fold(false, |found, byte| found | (*byte <= b' ')) {
         return Err(Refusal::SeveralTokens);
     }
     Ok(token)

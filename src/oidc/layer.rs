@@ -13,6 +13,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::field::display;
 
 use crate::bearer::quotable;
 use crate::error::for_log;
@@ -134,7 +135,7 @@ where
             if span.has_field("sub")
                 && let Some(sub) = caller.claims().sub()
             {
-                span.record("sub", &*for_log(sub));
+                span.record("sub", display(for_log(sub)));
             }
             request.headers_mut().remove(AUTHORIZATION);
             request.headers_mut().remove(TRUSTED_SOURCE);

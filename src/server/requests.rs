@@ -37,8 +37,8 @@ fn span(request: &Request) -> Span {
     tracing::error_span!(
         "request",
         // A client can send any word as the method.
-        method = (method.len() <= MAX_HEADER_BYTES).then_some(method),
-        route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str),
+        method = (method.len() <= MAX_HEADER_BYTES).then(|| tracing::field::display(method)),
+        route = request.extensions().get::<MatchedPath>().map(|route| tracing::field::display(route.as_str())),
         traceparent = short_header(request.headers(), TRACEPARENT),
         x_vercel_id = short_header(request.headers(), X_VERCEL_ID),
         // The guard records the verified caller.

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use vercel_oidc_verifier::{KeySet, Trust, Verifier, unverified_issuer};
 
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
-    let jwks = format!(r#"{{"keys":[{{"kty":"RSA","kid":"k","n":"{}","e":"AQAB"}}]}}"#, "_".repeat(342));
+    // 2048 bits, all of them set.
+    let jwks = format!(r#"{{"keys":[{{"kty":"RSA","kid":"k","n":"{}w","e":"AQAB"}}]}}"#, "_".repeat(341));
     Verifier::new(Trust::project("acme", "storefront", "production").unwrap(), KeySet::from_jwks(jwks.as_bytes()).unwrap())
 });
 
