@@ -72,11 +72,20 @@ impl Verifier {
     ///
     /// [`Refusal`], which is logged already.
     pub async fn authenticate(&self, headers: &HeaderMap, now: SystemTime) -> Result<VerifiedCaller, Refusal> {
+        self.authenticate_or_refuse(headers, now).await.map_err(|(refusal, _)| refusal)
+    }
+
+    /// The same, and the answer to a refused request.
+    pub(crate) async fn authenticate_or_refuse(
+        &self,
+        headers: &HeaderMap,
+        now: SystemTime,
+    ) -> Result<VerifiedCaller, (Refusal, Problem)> {
         let verified = match bearer_token(headers) {
             Ok(token) => self.verify(token, now).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
-        verified.map(|claims| VerifiedCaller { claims }).inspect_err(|refusal| {
+        verified.map(|claims| VerifiedCaller { claims }).map_err(|refusal| {
             let problem = Problem::from(refusal.clone());
             tracing::info!(
                 status = problem.status().as_u16(),
@@ -84,6 +93,7 @@ impl Verifier {
                 reason = problem.log_detail(),
                 "refused a request"
             );
+            (refusal, problem)
         })
     }
 }

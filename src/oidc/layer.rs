@@ -122,10 +122,10 @@ where
                 return Ok(inner.call(request).await?.map(Either::Right));
             }
             let began = Instant::now();
-            let caller = match verifier.authenticate(request.headers(), SystemTime::now()).await {
+            let caller = match verifier.authenticate_or_refuse(request.headers(), SystemTime::now()).await {
                 Ok(caller) => caller,
-                Err(refusal) => {
-                    let mut response = refused(Problem::from(refusal.clone()), request.headers());
+                Err((refusal, problem)) => {
+                    let mut response = refused(problem, request.headers());
                     response.extensions_mut().insert(refusal);
                     return Ok(response.map(Either::Left));
                 }
@@ -157,11 +157,10 @@ where
 /// The answer to a refused request. A gRPC client finds the reason in headers; it would take a body for a message of the
 /// service (gRPC over HTTP/2, "Trailers-Only").
 fn refused(problem: Problem, request: &HeaderMap) -> Response<Full<Bytes>> {
-    let response = problem.clone().into_response();
     if !request.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-        return response;
+        return problem.into_response();
     }
-    let mut response = response.map(|_: Full<Bytes>| Full::default());
+    let mut response = problem.clone().into_response::<Full<Bytes>>().map(|_| Full::default());
     let status = match problem.status() {
         StatusCode::FORBIDDEN => "7",
         StatusCode::SERVICE_UNAVAILABLE => "14",
