@@ -25,7 +25,7 @@ pub(crate) struct UnverifiedToken<'t> {
     pub(crate) unverified_kid: String,
 }
 
-/// The members of a header that are read. jsonwebtoken's own header type ignores `crit` and accepts any `typ`. `jwk`,
+/// The members of a header that are read. jsonwebtoken itself accepts any `typ`, and `crit` with `b64`. `jwk`,
 /// `jku`, `x5u` and `x5c` are not read, so that no key comes from the token itself.
 #[derive(Deserialize)]
 struct Header {
