@@ -118,8 +118,9 @@ impl Fetches {
         };
         let (shared, wanted) = (Arc::clone(self), wanted.map(String::from));
         runtime.spawn(async move {
+            let source = Arc::clone(&shared);
             // A task of its own, so that a source that panics is a failed fetch.
-            let document = tokio::spawn(tokio::time::timeout(FETCH_TIMEOUT, (shared.fetch)()));
+            let document = tokio::spawn(async move { tokio::time::timeout(FETCH_TIMEOUT, (source.fetch)()).await });
             let fetched = document
                 .await
                 .map_err(|_| FetchError::Panicked)
@@ -354,6 +355,20 @@ mod tests {
             assert!(began.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
             // The failure holds back the next fetch.
             assert!(!keys.retry_after(now()).is_zero());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_panics_is_asked_again_only_after_the_backoff() {
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&fetches);
+        let keys = KeySet::fetched_by(move || -> std::future::Ready<Result<Vec<u8>, FetchError>> {
+            count.fetch_add(1, Ordering::SeqCst);
+            panic!("on purpose")
+        });
+        for _ in 0..2 {
+            assert!(!keys.ready(now()).await);
+            assert_eq!(fetches.load(Ordering::SeqCst), 1);
         }
     }
 
