@@ -107,9 +107,11 @@ impl Activity {
         self.phase() == Phase::Upgraded
     }
 
-    fn handling(&self) {
+    /// A handler begins. Its request's head had this many bytes, and what was read after it is the next head.
+    fn handling(&self, head_bytes: usize) {
         let mut state = self.state();
-        (state.phase, state.head_bytes) = (Phase::Handling, 0);
+        state.phase = Phase::Handling;
+        state.head_bytes = state.head_bytes.saturating_sub(head_bytes);
     }
 
     /// The answer's body is complete.
@@ -248,7 +250,8 @@ async fn answer(
     request: Request<Incoming>,
     activity: Arc<Activity>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    activity.handling();
+    // A client whose request has a body has a token, or its connection ends.
+    activity.handling(if request.body().is_end_stream() { head_bytes(&request) } else { usize::MAX });
     let is_connect = request.method() == Method::CONNECT;
     let request = request.map(|body| Body::new(RequestBody { body, ended: false, activity: activity.clone() }));
     let mut response = app.oneshot(request).await?;
@@ -259,6 +262,16 @@ async fn answer(
         response.status() == StatusCode::SWITCHING_PROTOCOLS || is_connect && response.status().is_success();
     activity.set(if is_upgrade { Phase::Upgraded } else { Phase::Answering });
     Ok(response.map(|body| AnswerBody { body, activity }))
+}
+
+/// How long a request's head was, if the client has written it as usual.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let (uri, headers) = (request.uri(), request.headers());
+    let origin =
+        uri.authority().map_or(0, |host| host.as_str().len() + uri.scheme_str().map_or(0, |scheme| scheme.len() + 3));
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let line = request.method().as_str().len() + origin + path + "  HTTP/1.1\r\n\r\n".len();
+    headers.iter().fold(line, |sum, (name, value)| sum + name.as_str().len() + value.len() + ": \r\n".len())
 }
 
 /// A request's body that notices if it is dropped before its end.
