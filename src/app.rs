@@ -208,6 +208,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_handlers_own_504_is_the_answer() {
+        let busy = post(|| async { (StatusCode::GATEWAY_TIMEOUT, [(RETRY_AFTER, "7")]) });
+        let app = app(Router::new().route("/", busy));
+        let (status, headers, body) = send(&app, authorized(Request::post("/"), &claims("production")), "").await;
+        assert_eq!((status, body), (StatusCode::GATEWAY_TIMEOUT, Value::Null));
+        assert_eq!(headers[RETRY_AFTER], "7");
+    }
+
+    #[tokio::test]
     async fn the_log_has_the_operators_reason() {
         let log = Log::start();
         let secret = post(|| async {
