@@ -250,7 +250,8 @@ fn is_slug(text: &str) -> bool {
 
 fn host(text: &str) -> Option<String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        && bare.contains(|c: char| c.is_ascii_alphanumeric());
     (is_name || bare.parse::<IpAddr>().is_ok()).then(|| bare.to_owned())
 }
 
@@ -412,11 +413,12 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_valid_up_to_its_limit() {
+    fn a_number_or_a_host_is_valid_up_to_its_limit() {
         for (name, good, bad) in [
             ("OIDC_CLOCK_LEEWAY_SECONDS", &["0", "300"][..], &["301", "-1", "1.5", "x"][..]),
             ("OIDC_REMEMBERED_TOKENS", &["0", "1", "1000000"], &["-1", "x", "1e3"]),
             ("PORT", &["0", "65535"], &["65536", "-1", "x"]),
+            ("HOST", &["::1", "[::1]", "0", "a-b.c_d"], &["[]", ".", "-", "a b", "127.0.0.1:80"]),
         ] {
             for value in good {
                 assert!(read_with(&[(name, *value)]).is_ok(), "{name}={value}");
@@ -468,6 +470,8 @@ mod tests {
                 "a b",
                 "a\tb",
                 "a\u{a0}b",
+                "a\u{200b}b",
+                "\u{feff}web",
                 "a\u{7}",
                 "web,\"b",
             ] {
