@@ -151,9 +151,13 @@ mod tests {
             Self
         }
 
-        fn last_event(&self) -> Value {
+        fn last_line(&self) -> String {
             let log = LOG.with_borrow(|log| String::from_utf8(log.clone()).unwrap());
-            serde_json::from_str(log.lines().last().unwrap()).unwrap()
+            log.lines().last().unwrap().to_owned()
+        }
+
+        fn last_event(&self) -> Value {
+            serde_json::from_str(&self.last_line()).unwrap()
         }
     }
 
@@ -204,6 +208,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_handlers_own_504_is_the_answer() {
+        let busy = post(|| async { (StatusCode::GATEWAY_TIMEOUT, [(RETRY_AFTER, "7")]) });
+        let app = app(Router::new().route("/", busy));
+        let (status, headers, body) = send(&app, authorized(Request::post("/"), &claims("production")), "").await;
+        assert_eq!((status, body), (StatusCode::GATEWAY_TIMEOUT, Value::Null));
+        assert_eq!(headers[RETRY_AFTER], "7");
+    }
+
+    #[tokio::test]
     async fn the_log_has_the_operators_reason() {
         let log = Log::start();
         let secret = post(|| async {
@@ -245,6 +258,35 @@ mod tests {
             "sub": "owner:acme:project:storefront:environment:production",
         });
         assert_eq!(event, expected);
+    }
+
+    /// Parsers disagree about a member that occurs twice.
+    #[tokio::test]
+    async fn a_handlers_fields_repeat_no_member_of_a_line() {
+        let log = Log::start();
+        let logs = post(|| async {
+            let span = tracing::error_span!("own", route = "inner", step = 0);
+            span.record("step", 1).in_scope(|| {
+                tracing::warn!(method = 7, "level" = 9, "target" = "shop", "timestamp" = true, step = 2, "sold out");
+            });
+        });
+        let request = authorized(Request::post("/"), &claims("production"));
+        assert_eq!(send(&app(Router::new().route("/", logs)), request, "").await.0, StatusCode::OK);
+        let line = log.last_line();
+        let event: Value = serde_json::from_str(&line).unwrap();
+        assert!(line.starts_with(r#"{"timestamp":"2"#), "{line}");
+        for (name, value) in [
+            ("level", json!("WARN")),
+            ("target", json!("backend::app::tests")),
+            ("method", json!(7)),
+            ("route", json!("inner")),
+            ("step", json!(2)),
+            ("field_level", json!(9)),
+            ("field_target", json!("shop")),
+            ("field_timestamp", json!(true)),
+        ] {
+            assert_eq!((&event[name], line.matches(&format!("\"{name}\":")).count()), (&value, 1), "{line}");
+        }
     }
 
     #[tokio::test]

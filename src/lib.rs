@@ -14,7 +14,6 @@ pub mod server;
 pub mod settings;
 #[cfg(test)]
 mod testing;
-mod variables;
 
 use std::io;
 use std::sync::Arc;

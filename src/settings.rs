@@ -4,6 +4,8 @@
 //! environment of the process. It does no input or output. A value that is set must be valid: a rule that can't be read
 //! is never skipped.
 
+mod variables;
+
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,8 +14,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use vercel_oidc_verifier::{KeySet, Subject, Trust, TrustError, VERCEL_ISSUER};
 
-pub use crate::variables::SettingsError;
-use crate::variables::Variables;
+pub use self::variables::SettingsError;
+use self::variables::Variables;
 
 const TEAM_SLUG: &str = "OIDC_TEAM_SLUG";
 const PROJECT_NAME: &str = "OIDC_PROJECT_NAME";
@@ -250,7 +252,8 @@ fn is_slug(text: &str) -> bool {
 
 fn host(text: &str) -> Option<String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        && bare.contains(|c: char| c.is_ascii_alphanumeric());
     (is_name || bare.parse::<IpAddr>().is_ok()).then(|| bare.to_owned())
 }
 
@@ -412,11 +415,12 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_valid_up_to_its_limit() {
+    fn a_number_or_a_host_is_valid_up_to_its_limit() {
         for (name, good, bad) in [
             ("OIDC_CLOCK_LEEWAY_SECONDS", &["0", "300"][..], &["301", "-1", "1.5", "x"][..]),
             ("OIDC_REMEMBERED_TOKENS", &["0", "1", "1000000"], &["-1", "x", "1e3"]),
             ("PORT", &["0", "65535"], &["65536", "-1", "x"]),
+            ("HOST", &["::1", "[::1]", "0", "a-b.c_d"], &["[]", ".", "-", "a b", "127.0.0.1:80"]),
         ] {
             for value in good {
                 assert!(read_with(&[(name, *value)]).is_ok(), "{name}={value}");
@@ -468,6 +472,8 @@ mod tests {
                 "a b",
                 "a\tb",
                 "a\u{a0}b",
+                "a\u{200b}b",
+                "\u{feff}web",
                 "a\u{7}",
                 "web,\"b",
             ] {

@@ -291,3 +291,59 @@ async fn a_stream_ends_with_its_client() {
     drop(client);
     within_5_s(parts.closed()).await;
 }
+
+/// It waits for an event that does not come.
+#[tokio::test]
+async fn a_quiet_stream_ends_with_its_client() {
+    for resets in [false, true] {
+        let (parts, _) = watch::channel(());
+        let held = parts.clone();
+        let route = get(async move || {
+            let parts = held.subscribe();
+            let quiet = stream::once(async { Bytes::from_static(b"one") }).chain(stream::pending());
+            Body::from_stream(quiet.map(move |part| {
+                let _held = &parts;
+                Ok::<_, Infallible>(part)
+            }))
+        });
+        let backend = with_route(route).await;
+        let mut client = send(&backend, "").await;
+        read_to(&mut client, "one\r\n").await;
+        SockRef::from(&client).set_linger(resets.then_some(Duration::ZERO)).unwrap();
+        drop(client);
+        for _ in 0..2 {
+            backend.serve_other_requests().await;
+            advance(80 * SECOND).await;
+        }
+        within_5_s(parts.closed()).await;
+    }
+}
+
+/// Its first byte was sent before.
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_gets_the_rest_of_a_504_or_a_101() {
+    let backend = with_route(get(pending::<()>)).await;
+    let mut client = send(&backend, "").await;
+    client.shutdown().await.unwrap();
+    for _ in 0..61 {
+        backend.serve_other_requests().await;
+        advance(SECOND).await;
+    }
+    assert_eq!(Answer::parse(rest(&mut client).await).status, 504);
+
+    let (upgrade, upgrades) = watch::channel(());
+    let waits = any(async move |caller: VerifiedCaller, upgrade: WebSocketUpgrade| {
+        upgrades.clone().changed().await.unwrap();
+        echo(caller, upgrade).await
+    });
+    let backend = with_route(waits).await;
+    let mut client = send(&backend, UPGRADE).await;
+    client.shutdown().await.unwrap();
+    for _ in 0..3 {
+        backend.serve_other_requests().await;
+        advance(SECOND).await;
+    }
+    upgrade.send(()).unwrap();
+    let text = String::from_utf8_lossy(&rest(&mut client).await).into_owned();
+    assert!(text.starts_with("HTTP/1.1 101 ") && text.contains(&claims_sub()), "{text}");
+}

@@ -66,7 +66,7 @@ impl Refusal<'_> {
             (300..=399, _) => "Redirects are not followed. Check the base URL, the path and its trailing slash.",
             (405, _) => "Check the method and the path.",
             (413 | 415 | 422, _) => "Check the request's body.",
-            (502 | 504, _) => "A gateway in front of the API could not reach the API: check that the API runs.",
+            (502 | 504, None) => "A gateway in front of the API could not reach the API: check that the API runs.",
             (500..=599, _) => "Check the API's log.",
             _ => "Check the base URL and the path.",
         };

@@ -121,6 +121,13 @@ async fn the_advice_fits_the_situation() {
         ),
         ("a crash", "500 Oops", HTML, text("<html>"), (502, "backend_error", "Check the API's log")),
         (
+            "a handler of the backend that takes too long",
+            "504 Gateway Timeout",
+            PROBLEM,
+            code("timeout"),
+            (502, "backend_error", "answered 504 `timeout`. Check the API's log."),
+        ),
+        (
             "a gateway without its backend",
             "502 Bad Gateway",
             HTML,

@@ -36,6 +36,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const SLOW_READER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a connection looks whether the client of a waiting handler is still there.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a stream may be quiet after its client has closed its sending side.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(75);
 /// Well above a token of 8 KiB and the headers of proxies.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// A longer head needs a slot for large heads. A token of 2 KiB and Vercel's own headers are shorter.
@@ -105,9 +107,11 @@ impl Activity {
         self.phase() == Phase::Upgraded
     }
 
-    fn handling(&self) {
+    /// A handler begins. Its request's head had this many bytes, and what was read after it is the next head.
+    fn handling(&self, head_bytes: usize) {
         let mut state = self.state();
-        (state.phase, state.head_bytes) = (Phase::Handling, 0);
+        state.phase = Phase::Handling;
+        state.head_bytes = state.head_bytes.saturating_sub(head_bytes);
     }
 
     /// The answer's body is complete.
@@ -118,8 +122,8 @@ impl Activity {
         }
     }
 
-    /// All that was written so far has been handed over to the system. Returns whether a handler works on a request.
-    fn flushed(&self) -> bool {
+    /// All that was written so far has been handed over to the system. Returns the phase that follows.
+    fn flushed(&self) -> Phase {
         let mut state = self.state();
         match state.phase {
             Phase::Answered => {
@@ -129,7 +133,7 @@ impl Activity {
             Phase::Answering => state.behind_since = None,
             Phase::Idle { .. } | Phase::Handling | Phase::Upgraded => {}
         }
-        state.phase == Phase::Handling
+        state.phase
     }
 
     /// The client sends nothing. If the connection is idle, it has therefore taken over every answer.
@@ -246,7 +250,8 @@ async fn answer(
     request: Request<Incoming>,
     activity: Arc<Activity>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    activity.handling();
+    // A client whose request has a body has a token, or its connection ends.
+    activity.handling(if request.body().is_end_stream() { head_bytes(&request) } else { usize::MAX });
     let is_connect = request.method() == Method::CONNECT;
     let request = request.map(|body| Body::new(RequestBody { body, ended: false, activity: activity.clone() }));
     let mut response = app.oneshot(request).await?;
@@ -257,6 +262,16 @@ async fn answer(
         response.status() == StatusCode::SWITCHING_PROTOCOLS || is_connect && response.status().is_success();
     activity.set(if is_upgrade { Phase::Upgraded } else { Phase::Answering });
     Ok(response.map(|body| AnswerBody { body, activity }))
+}
+
+/// How long a request's head was, if the client has written it as usual.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let (uri, headers) = (request.uri(), request.headers());
+    let origin =
+        uri.authority().map_or(0, |host| host.as_str().len() + uri.scheme_str().map_or(0, |scheme| scheme.len() + 3));
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let line = request.method().as_str().len() + origin + path + "  HTTP/1.1\r\n\r\n".len();
+    headers.iter().fold(line, |sum, (name, value)| sum + name.as_str().len() + value.len() + ": \r\n".len())
 }
 
 /// A request's body that notices if it is dropped before its end.
@@ -333,7 +348,7 @@ struct Socket {
     has_large_head: bool,
     /// Runs while the client reads nothing.
     write_timeout: Option<Pin<Box<Sleep>>>,
-    /// Runs while a handler works.
+    /// Runs while a handler works, and while a stream is quiet.
     presence_timer: Option<Pin<Box<Sleep>>>,
     has_sent_first_byte: bool,
     drain: Option<Drain>,
@@ -352,20 +367,21 @@ impl Socket {
         self.activity.is_upgraded() && Pin::new(&mut self.closed).poll(cx).is_ready()
     }
 
-    /// Fails if the client of a waiting handler has gone.
+    /// Fails if the client of a waiting handler or of a quiet stream has gone.
     ///
     /// A client that has gone and a client that has closed its sending side (`nc -N`) both sent the same `FIN`. So the
     /// first byte of the answer is sent early: the system of a client that has gone answers with a reset, and the other
-    /// client gets the rest of the answer later.
-    fn look_for_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let timer = self.presence_timer.get_or_insert_with(|| Box::pin(sleep(PRESENCE_INTERVAL)));
+    /// client gets the rest of the answer later. No byte of a stream can be sent early, so time decides there.
+    fn look_for_client(&mut self, is_stream: bool, cx: &mut Context<'_>) -> io::Result<()> {
+        let interval = if is_stream { QUIET_TIMEOUT } else { PRESENCE_INTERVAL };
+        let timer = self.presence_timer.get_or_insert_with(|| Box::pin(sleep(interval)));
         while timer.as_mut().poll(cx).is_ready() {
-            timer.as_mut().reset(Instant::now() + PRESENCE_INTERVAL);
+            timer.as_mut().reset(Instant::now() + interval);
             let Poll::Ready(ready) = pin!(self.stream.ready(Interest::READABLE | Interest::WRITABLE)).poll(cx) else {
                 continue;
             };
             let ready = ready?;
-            if ready.is_write_closed() {
+            if ready.is_write_closed() || is_stream && ready.is_read_closed() {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             if ready.is_read_closed() && !self.has_sent_first_byte {
@@ -408,7 +424,7 @@ impl AsyncWrite for Socket {
             rest => Pin::new(&mut self.stream).poll_write(cx, rest),
         };
         if let Poll::Ready(written) = written {
-            self.write_timeout = None;
+            (self.write_timeout, self.presence_timer) = (None, None);
             self.has_sent_first_byte &= early == 0;
             return Poll::Ready(written.map(|written| early + written));
         }
@@ -423,10 +439,10 @@ impl AsyncWrite for Socket {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         // hyper flushes each time that the connection is polled, also if there is nothing to write.
-        if self.activity.flushed() {
-            self.look_for_client(cx)?;
-        } else {
-            self.presence_timer = None;
+        match self.activity.flushed() {
+            Phase::Handling => self.look_for_client(false, cx)?,
+            Phase::Answering => self.look_for_client(true, cx)?,
+            Phase::Idle { .. } | Phase::Answered | Phase::Upgraded => self.presence_timer = None,
         }
         Poll::Ready(Ok(()))
     }

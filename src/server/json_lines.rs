@@ -1,80 +1,120 @@
 //! The log's JSON format: one flat object a line, with the fields of the event and of the spans around it.
 //!
 //! tracing-subscriber's own format nests the spans' fields, so that `traceparent` would have one name in the lines of
-//! a handler and another in the lines about a request.
+//! a handler and another in the lines about a request. It also repeats a member if a handler's field has the name of
+//! another, and parsers then disagree about its value.
 
 use std::fmt;
+use std::io::Write;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::format::{FormatFields, Writer};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
+use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Formats fields as `,"name":value`, and events as an object of such fields.
-pub(super) struct JsonLines;
+/// Writes each event to this writer.
+pub(super) struct JsonLines<W>(pub(super) W);
 
-impl<'w> FormatFields<'w> for JsonLines {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut members = Members { writer, result: Ok(()) };
-        fields.record(&mut members);
-        members.result
+impl<S, W> Layer<S> for JsonLines<W>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    W: for<'w> MakeWriter<'w> + 'static,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut members = Members::default();
+            attributes.record(&mut members);
+            span.extensions_mut().insert(members);
+        }
     }
-}
 
-impl<S: Subscriber + for<'s> LookupSpan<'s>> FormatEvent<S, Self> for JsonLines {
-    fn format_event(&self, context: &FmtContext<'_, S, Self>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let metadata = event.metadata();
-        out.write_str(r#"{"timestamp":""#)?;
-        SystemTime.format_time(&mut out)?;
-        write!(out, r#"","level":"{}","target":"{}""#, metadata.level(), metadata.target())?;
-        for span in context.event_scope().into_iter().flat_map(|spans| spans.from_root()) {
-            if let Some(fields) = span.extensions().get::<FormattedFields<Self>>() {
-                out.write_str(fields)?;
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(members) = span.extensions_mut().get_mut::<Members>()
+        {
+            values.record(members);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut line = Members::default();
+        let mut timestamp = String::new();
+        // Writing to a `String` never fails.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+        line.set("timestamp", timestamp);
+        line.set("level", event.metadata().level().as_str());
+        line.set("target", event.metadata().target());
+        for span in context.event_scope(event).into_iter().flat_map(|spans| spans.from_root()) {
+            if let Some(Members(fields)) = span.extensions().get() {
+                fields.iter().for_each(|(name, value)| line.set(name, value.clone()));
             }
         }
-        self.format_fields(out.by_ref(), event)?;
-        out.write_str("}\n")
+        event.record(&mut line);
+        // Strings, numbers and booleans are always written.
+        let line = serde_json::to_string(&line).unwrap_or_default() + "\n";
+        // There is no other place to report an error of the log to.
+        let _ = self.0.make_writer_for(event.metadata()).write_all(line.as_bytes());
     }
 }
 
-struct Members<'w> {
-    writer: Writer<'w>,
-    result: fmt::Result,
-}
+/// The members of an object, in order. Each name occurs once: the innermost span's value counts, or the event's own.
+#[derive(Default)]
+struct Members(Vec<(&'static str, Value)>);
 
-impl Members<'_> {
-    fn add(&mut self, field: &Field, value: impl Serialize) {
-        let value = serde_json::to_string(&value).unwrap_or_else(|_| "null".into());
-        self.result = self.result.and_then(|()| write!(self.writer, r#","{}":{value}"#, field.name()));
+impl Members {
+    fn set(&mut self, name: &'static str, value: impl Into<Value>) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value.into(),
+            None => self.0.push((name, value.into())),
+        }
+    }
+
+    /// A field can't replace what each line begins with.
+    fn set_field(&mut self, field: &Field, value: impl Into<Value>) {
+        let name = match field.name() {
+            "timestamp" => "field_timestamp",
+            "level" => "field_level",
+            "target" => "field_target",
+            name => name,
+        };
+        self.set(name, value);
     }
 }
 
-impl Visit for Members<'_> {
+impl Serialize for Members {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl Visit for Members {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field, value);
+        self.set_field(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.add(field, value);
+        self.set_field(field, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.add(field, value);
+        self.set_field(field, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.add(field, value);
+        self.set_field(field, value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.add(field, value);
+        self.set_field(field, value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, format!("{value:?}"));
+        self.set_field(field, format!("{value:?}"));
     }
 }

@@ -79,12 +79,14 @@ pub(crate) fn dispatch(
     filter: Targets,
     writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
 ) -> Dispatch {
-    // The layer's internal errors would go to standard error, and could block there.
-    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).log_internal_errors(false);
     let log = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Text => log.with(lines).into(),
-        LogFormat::Json => log.with(lines.fmt_fields(JsonLines).event_format(JsonLines)).into(),
+        LogFormat::Text => {
+            // The layer's internal errors would go to standard error, and could block there.
+            let lines = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false);
+            log.with(lines.with_writer(writer)).into()
+        }
+        LogFormat::Json => log.with(JsonLines(writer)).into(),
     }
 }
 

@@ -143,6 +143,9 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
+    const ANSWER_BYTES: usize =
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n".len();
+
     /// A server with this many slots, and these routes without the guard.
     struct Server {
         connections: Connections,
@@ -336,6 +339,34 @@ mod tests {
             let mut answer = [0; 12];
             soon(client.read_exact(&mut answer)).await.unwrap();
             assert_eq!(&answer, b"HTTP/1.1 200", "{index}");
+        }
+    }
+
+    /// Two connections may hold a large head here. What follows a pipelined request is part of the next head.
+    #[tokio::test]
+    async fn a_head_behind_a_pipelined_request_counts_whole() {
+        let mut server = Server::new(10, get(|| async {})).await;
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = server.connect().await;
+            let next = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}", "x".repeat(5000));
+            client.write_all(&[REQUEST, next.as_bytes()].concat()).await.unwrap();
+            assert_eq!(soon(client.read(&mut [0; 1024])).await.unwrap(), ANSWER_BYTES);
+            client.write_all(&[b'x'; 5000]).await.unwrap();
+            settle().await;
+            clients.push(client);
+        }
+        assert!(is_closed(&mut clients[0]).await);
+        // Requests of the usual size, one after the other, are no large head.
+        let mut usual = server.connect().await;
+        for _ in 0..10 {
+            let usual_head = format!("GET http://x/?a HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(2000));
+            usual.write_all(usual_head.as_bytes()).await.unwrap();
+            assert_eq!(soon(usual.read(&mut [0; 1024])).await.unwrap(), ANSWER_BYTES);
+        }
+        for client in &mut clients[1..] {
+            client.write_all(b"\r\n\r\n").await.unwrap();
+            assert_eq!(soon(client.read(&mut [0; 1024])).await.unwrap(), ANSWER_BYTES);
         }
     }
 

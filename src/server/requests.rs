@@ -7,14 +7,13 @@
 
 use std::time::Duration;
 
-use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
 use tower_http::trace::{HttpMakeClassifier, TraceLayer};
 use tracing::Span;
 use tracing::field::Empty;
-use vercel_oidc_verifier::{Problem, Refusal};
+use vercel_oidc_verifier::{Problem, Refusal, VerifiedCaller};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
@@ -65,9 +64,11 @@ fn log_answer(response: &Response, duration: Duration, _: &Span) {
     }
 }
 
-/// Gives an answer to a request whose handler took too long. `TimeoutLayer` leaves its body empty.
+/// Gives an answer to a request whose handler took too long. `TimeoutLayer` leaves its body empty. A handler's own
+/// answer carries its caller.
 pub(crate) fn explain_timeout(response: Response) -> Response {
-    if response.status() != StatusCode::GATEWAY_TIMEOUT || !response.body().is_end_stream() {
+    let is_of_a_handler = response.extensions().get::<VerifiedCaller>().is_some();
+    if response.status() != StatusCode::GATEWAY_TIMEOUT || is_of_a_handler {
         return response;
     }
     let detail = "This API did not answer in time. The request may have been carried out in part.";

@@ -123,8 +123,9 @@ impl Fetches {
         };
         let (shared, wanted) = (Arc::clone(self), wanted.map(String::from));
         runtime.spawn(async move {
+            let source = Arc::clone(&shared);
             // A task of its own, so that a source that panics is a failed fetch.
-            let document = tokio::spawn(tokio::time::timeout(FETCH_TIMEOUT, (shared.fetch)()));
+            let document = tokio::spawn(async move { tokio::time::timeout(FETCH_TIMEOUT, (source.fetch)()).await });
             let fetched = document
                 .await
                 .map_err(|_| FetchError::Panicked)

@@ -171,6 +171,20 @@ async fn any_source_has_5_seconds_and_256_kib_and_a_panic_is_a_failure() {
     }
 }
 
+#[tokio::test]
+async fn a_source_that_panics_is_asked_again_only_after_the_backoff() {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&fetches);
+    let keys = KeySet::fetched_by(move || -> std::future::Ready<Result<Vec<u8>, FetchError>> {
+        count.fetch_add(1, Ordering::SeqCst);
+        panic!("on purpose")
+    });
+    for _ in 0..2 {
+        assert!(!keys.ready(now()).await);
+        assert_eq!(fetches.load(Ordering::SeqCst), 1);
+    }
+}
+
 /// A frozen function: a fetch begins at minute 9, and ends when the process is thawed.
 #[tokio::test(start_paused = true)]
 async fn the_age_of_keys_counts_at_the_answer_and_not_when_a_fetch_began() {

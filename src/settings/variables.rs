@@ -100,9 +100,14 @@ impl<V: Into<OsString>, F: Fn(&str) -> Option<V>> Variables<F> {
     /// equal no claim, and every caller would be refused. A `*` would be no pattern here.
     pub(crate) fn require_plain(&mut self, name: &str, values: &[String]) {
         const QUOTES: [char; 7] = ['"', '\'', '`', '\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}'];
-        let is_odd = |c: char| QUOTES.contains(&c) || c.is_whitespace() || c.is_control() || c == '#' || c == ';';
+        // Debug output escapes what can't be seen, such as a byte order mark.
+        let is_invisible = |c: char| c != '\\' && c.escape_debug().len() > 1;
+        let is_odd = |c: char| QUOTES.contains(&c) || c.is_whitespace() || is_invisible(c) || c == '#' || c == ';';
         if values.iter().any(|value| value.contains(is_odd)) {
-            self.report(name, "has a quote, white space, `#`, `;` or a control character: set the plain value");
+            self.report(
+                name,
+                "has a quote, white space, `#`, `;` or a control or invisible character: set the plain value",
+            );
         }
         if values.iter().any(|value| value.contains('*')) {
             self.report(name, "has a `*`, which is a pattern in OIDC_SUBJECT alone: set the plain value");
