@@ -94,6 +94,9 @@ class Api(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     request_queue_size = 1024
 
+    def handle_error(self, request, client_address):
+        """Prints nothing: the tests close connections early."""
+
 
 server = Server(("127.0.0.1", 0), Api)
 threading.Thread(target=server.serve_forever, daemon=True).start()
