@@ -64,6 +64,9 @@ pub(crate) async fn request(
 fn parse(body: &[u8], source: Source, now: SystemTime) -> Result<Obtained, String> {
     let answer: TokenAnswer = json::object(body).ok_or("answer is not a JSON object with a `token`")?;
     let token = Token::parse(&answer.token, source).map_err(|mistake| format!("token is not usable: {mistake}"))?;
+    if let Some(ago) = token.unverified_expired(now) {
+        return Err(format!("token expired {} s ago: check this machine's clock", ago.as_secs()));
+    }
     let expiry = answer.expiry.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?));
     // The API goes by the token's own `exp`.
     let expiry = expiry.map(|expiry| token.unverified_expiry().map_or(expiry, |exp| exp.min(expiry)));
@@ -123,6 +126,17 @@ mod tests {
             (r#"{"token": ""}"#, "token is not usable: it is empty"),
         ] {
             assert_eq!(parse(body.as_bytes(), Source::File, UNIX_EPOCH).unwrap_err(), problem, "{body}");
+        }
+    }
+
+    /// As for the function's own token, an API may allow 30 s.
+    #[test]
+    fn a_token_that_has_expired_is_no_result() {
+        // `{"exp":1300}`
+        let body = br#"{"token": "e30.eyJleHAiOjEzMDB9.c2ln", "expiry": 4600}"#;
+        for (now, problem) in [(1329, None), (1330, Some("token expired 30 s ago: check this machine's clock"))] {
+            let parsed = parse(body, Source::File, UNIX_EPOCH + Duration::from_secs(now));
+            assert_eq!(parsed.err().as_deref(), problem, "{now}");
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn join(base: &Url, path: &str) -> Result<Url, ApiError> {
 }
 
 /// Spellings of dots and slashes other than percent-encoded ASCII.
-const SPELLINGS: [(&[u8], &[u8]); 17] = [
+const SPELLINGS: [(&[u8], &[u8]); 26] = [
     // Overlong UTF-8 (CVE-2008-2938).
     (b"\xc0\xae", b"."),
     (b"\xe0\x80\xae", b"."),
@@ -39,17 +39,28 @@ const SPELLINGS: [(&[u8], &[u8]); 17] = [
     (b"\xf0\x80\x80\xaf", b"/"),
     (b"\xc1\x9c", b"/"),
     (b"\xe0\x81\x9c", b"/"),
-    // Unicode that a best-fit mapping or NFKC turns into ASCII: U+FF0E, U+2024, U+2025, U+FF0F, U+FF3C.
+    // The same with a second byte that is not checked (CVE-2000-0884).
+    (b"\xc0.", b"."),
+    (b"\xc0/", b"/"),
+    (b"\xc0\\", b"/"),
+    (b"\xc1\x1c", b"/"),
+    // Unicode that a best-fit mapping or NFKC turns into ASCII: U+FF0E, U+2024, U+2025, U+FF0F, U+FF3C, U+2044, U+2215,
+    // U+2216.
     (b"\xef\xbc\x8e", b"."),
     (b"\xe2\x80\xa4", b"."),
     (b"\xe2\x80\xa5", b".."),
     (b"\xef\xbc\x8f", b"/"),
     (b"\xef\xbc\xbc", b"/"),
+    (b"\xe2\x81\x84", b"/"),
+    (b"\xe2\x88\x95", b"/"),
+    (b"\xe2\x88\x96", b"/"),
     // The old form of IIS.
     (b"%u002e", b"."),
     (b"%uff0e", b"."),
     (b"%u002f", b"/"),
     (b"%u005c", b"/"),
+    (b"%u2215", b"/"),
+    (b"%u2216", b"/"),
 ];
 
 /// Whether a server may read one of the segments as `.` or `..`. Some servers decode twice, so each level counts.
@@ -206,6 +217,11 @@ mod tests {
             "/..%c0%afa",
             "/..%c1%9ca",
             "/%25c0%25ae./a",
+            // Bytes that are not UTF-8, as decoders that don't check the second byte read them.
+            "/%c0%2e%c0%2e/a",
+            "/..%c0%2fa",
+            "/..%c0%5ca",
+            "/..%c1%1ca",
             // Other dots and slashes.
             "/．．/a",
             "/%ef%bc%8e%ef%bc%8e/a",
@@ -216,6 +232,11 @@ mod tests {
             "/%u002e%u002e/a",
             "/%uFF0E./a",
             "/..%u002fa",
+            "/..%u2215a",
+            "/..%u2216a",
+            "/..%e2%88%95a",
+            "/..%e2%88%96a",
+            "/..%e2%81%84a",
             // NUL, blanks, and dots at the end.
             "/.%00./a",
             "/..%00/a",

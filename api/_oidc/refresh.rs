@@ -23,9 +23,6 @@ use crate::token::{Source, Token};
 
 /// A token with less time left may expire on its way to the API.
 const MARGIN: Duration = Duration::from_secs(60);
-/// An API with the usual allowance for clock skew still accepts a token that has just expired. The verifier of this
-/// crate's repository allows 30 s by default.
-const LEEWAY: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// A token's JSON has about 2 KiB.
 const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
@@ -50,9 +47,9 @@ pub(crate) async fn unexpired(token: Token, may_run_the_cli: bool, cache: &Cache
         })
         .await;
     }
-    match now.duration_since(expiry) {
-        Ok(ago) if ago >= LEEWAY => Err(expired(&token, ago)),
-        Ok(_) | Err(_) => Ok(token),
+    match token.unverified_expired(now) {
+        Some(ago) => Err(expired(&token, ago)),
+        None => Ok(token),
     }
 }
 

@@ -21,6 +21,10 @@ use crate::json::{self, if_valid};
 /// value here. An API that verifies the token refuses such a spelling.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
+/// An API with the usual allowance for clock skew still accepts a token that has just expired. The verifier of this
+/// crate's repository allows 30 s by default.
+const LEEWAY: Duration = Duration::from_secs(30);
+
 /// A JWT that can be sent to an API. Anyone who has the text can use it, so `Debug` prints `***`.
 #[derive(Clone)]
 pub struct Token {
@@ -69,6 +73,11 @@ impl Token {
     pub(crate) fn unverified_expiry(&self) -> Option<SystemTime> {
         let seconds = self.unverified_claims().exp?.max(0.0);
         UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+    }
+
+    /// How long ago the token expired, not verified. `None` if an API may still accept it.
+    pub(crate) fn unverified_expired(&self, now: SystemTime) -> Option<Duration> {
+        now.duration_since(self.unverified_expiry()?).ok().filter(|ago| *ago >= LEEWAY)
     }
 
     /// The claims, not verified: for the operator's log, and to refresh an expired token.

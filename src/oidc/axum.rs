@@ -41,10 +41,11 @@ impl<S: Sync> OptionalFromRequestParts<S> for VerifiedCaller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Problem> {
-        if parts.extensions.get::<Anonymous>().is_some() {
-            return Ok(None);
+        let caller = <Self as FromRequestParts<S>>::from_request_parts(parts, state).await;
+        match parts.extensions.get::<Anonymous>() {
+            Some(Anonymous) => Ok(caller.ok()),
+            None => caller.map(Some),
         }
-        <Self as FromRequestParts<S>>::from_request_parts(parts, state).await.map(Some)
     }
 }
 
@@ -111,6 +112,12 @@ mod tests {
         assert_eq!(call(app(), "/open", Some(&token(&[]))).await, (StatusCode::OK, "storefront".to_owned()));
         assert_eq!(call(app(), "/open", Some("a.b.c")).await.0, StatusCode::UNAUTHORIZED);
         assert_eq!(call(app(), "/", None).await.0, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[tokio::test]
+    async fn behind_a_guard_an_open_route_has_its_caller() {
+        let app = app().layer(guard().allow_anonymous()).layer(guard());
+        assert_eq!(call(app, "/open", Some(&token(&[]))).await, (StatusCode::OK, "storefront".to_owned()));
     }
 
     #[tokio::test]

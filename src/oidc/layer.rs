@@ -28,8 +28,10 @@ const TRUSTED_SOURCE: HeaderName = HeaderName::from_static("x-vercel-trusted-oid
 ///
 /// A request that is let through has the [`VerifiedCaller`](crate::VerifiedCaller) in its extensions, and no
 /// `Authorization` header. If the current span of `tracing` has a field `sub`, it gets the caller's subject. The response
-/// also carries the caller in its extensions, or the [`Refusal`](crate::Refusal), and `Cache-Control: no-store`. If the status is 2xx, the header `Server-Timing`
-/// says how long the verification took.
+/// also carries the caller in its extensions, or the [`Refusal`](crate::Refusal), and `Cache-Control: no-store`. If the
+/// status is 2xx, the header `Server-Timing` says how long the verification took.
+///
+/// A route needs one guard. A second guard behind the first finds no header, and refuses every request with 401.
 ///
 /// A gRPC client gets `UNAUTHENTICATED`, `PERMISSION_DENIED` or `UNAVAILABLE`, with the reason as the message.
 ///
