@@ -185,25 +185,25 @@ async fn a_source_that_panics_is_asked_again_only_after_the_backoff() {
     }
 }
 
-/// A frozen function: a fetch begins at minute 9, and ends when the process is thawed.
+/// A frozen function: a fetch begins before minute 10, and ends when the process is thawed.
 #[tokio::test(start_paused = true)]
 async fn the_age_of_keys_counts_at_the_answer_and_not_when_a_fetch_began() {
     for thawed_with in [Ok("withdrawn"), Err(())] {
         let (keys, mut requests) = source();
-        let ask = |kid: &'static str, minutes: u64| {
-            let (keys, now) = (keys.clone(), now() + Duration::from_secs(minutes * MINUTE));
+        let ask = |kid: &'static str, seconds: u64| {
+            let (keys, now) = (keys.clone(), now() + Duration::from_secs(seconds));
             tokio::spawn(async move { keys.key(kid, now).await.map(|key| key.kid().to_owned()) })
         };
         let first = ask("withdrawn", 0);
         requests.recv().await.unwrap().send(jwks(&["withdrawn"])).unwrap();
         first.await.unwrap().unwrap();
-        assert!(ask("withdrawn", 9).await.unwrap().is_ok());
-        let begun_at_9 = requests.recv().await.unwrap();
-        let waits = ask("withdrawn", 10);
+        assert!(ask("withdrawn", 10 * MINUTE - 5).await.unwrap().is_ok());
+        let begun_before_10 = requests.recv().await.unwrap();
+        let waits = ask("withdrawn", 10 * MINUTE);
         tokio::task::yield_now().await;
         match thawed_with {
-            Ok(kid) => begun_at_9.send(jwks(&[kid])).unwrap(),
-            Err(()) => drop(begun_at_9),
+            Ok(kid) => begun_before_10.send(jwks(&[kid])).unwrap(),
+            Err(()) => drop(begun_before_10),
         }
         // The clock moves before anything that waits can go on.
         tokio::time::advance(Duration::from_secs(44 * MINUTE)).await;
