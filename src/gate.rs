@@ -37,7 +37,7 @@ async fn verify(caller: VerifiedCaller) -> impl IntoResponse {
 }
 
 /// Turns 400 into 401, with the same code: nginx's `auth_request` passes 401 and 403 on, and answers 500 instead of any
-/// other refusal. The guard has logged the refusal already, which the response keeps saying.
+/// other refusal. The response keeps its [`Refusal`], because the guard has logged it.
 pub(crate) async fn refuse_as_gate(response: Response) -> Response {
     match (response.extensions().get::<Refusal>(), response.extensions().get::<Problem>()) {
         (Some(refusal), Some(problem)) if problem.status() == StatusCode::BAD_REQUEST => {

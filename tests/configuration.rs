@@ -196,7 +196,7 @@ async fn serves_with_the_given_number_of_threads() {
     for threads in ["1", "2", "", " "] {
         let issuer = FakeIssuer::start(&KEY).await;
         let backend = Program::start(&issuer, &[("TOKIO_WORKER_THREADS", threads)]).await;
-        assert_eq!(get(backend.address, &token()).await.status, 200, "{threads}");
+        assert_eq!(verdict(backend.address, &token()).await, 200, "{threads}");
     }
 }
 

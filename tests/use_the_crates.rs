@@ -649,7 +649,10 @@ async fn a_command_line_program() {
 async fn git_dependencies() {
     let project = Project::new();
     let repository = format!("file://{}", repository("repository").display());
-    project.run_commands(section("Git dependencies"), &[("https://github.com/OWNER/REPO", &repository)]);
+    let section_of_git = section("Git dependencies");
+    // A project that is made from the template has its own URL here.
+    let url = section_of_git.split("--git ").nth(1).unwrap().split(' ').next().unwrap();
+    project.run_commands(section_of_git, &[(url, &repository)]);
     // The other commands of both recipes add what the examples use.
     for heading in ["An axum service", ORDER_SECTION] {
         for commands in &blocks(section(heading), "bash")[1..] {

@@ -1,6 +1,6 @@
 //! The HTTP clients of the process: one for each kind of host.
 //!
-//! Guarantees: HTTP/1.1 only, because it replaces a connection that went silent at the next request, and HTTP/2 does
+//! Guarantees: HTTP/1.1 only, because it replaces a dead connection at the next request, and HTTP/2 does
 //! not; no redirect is followed; no answer is decompressed; `https` goes through the proxy that the environment names,
 //! loopback never does; a connection that was idle for more than 4 seconds is not used again; a request that may have
 //! arrived is not sent again. (If a pooled connection turns out to be closed before anything was sent, the pool uses

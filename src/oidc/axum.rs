@@ -79,7 +79,7 @@ mod tests {
     /// `/` needs a caller, `/open` does not.
     fn app() -> Router {
         let project = |caller: &VerifiedCaller| caller.claims().project().unwrap_or_default().to_owned();
-        let open = async move |caller: Option<VerifiedCaller>| caller.as_ref().map_or("nobody".to_owned(), project);
+        let open = async move |caller: Option<VerifiedCaller>| caller.as_ref().map_or("anonymous".to_owned(), project);
         Router::new().route("/", get(async move |caller: VerifiedCaller| project(&caller))).route("/open", get(open))
     }
 
@@ -108,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn a_route_that_is_open_to_all_takes_an_optional_caller() {
         let app = || app().layer(guard().allow_anonymous());
-        assert_eq!(call(app(), "/open", None).await, (StatusCode::OK, "nobody".to_owned()));
+        assert_eq!(call(app(), "/open", None).await, (StatusCode::OK, "anonymous".to_owned()));
         assert_eq!(call(app(), "/open", Some(&token(&[]))).await, (StatusCode::OK, "storefront".to_owned()));
         assert_eq!(call(app(), "/open", Some("a.b.c")).await.0, StatusCode::UNAUTHORIZED);
         assert_eq!(call(app(), "/", None).await.0, StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small API without any protection of its own, to stand behind a proxy with the gate.
+"""A small API without protection, to stand behind a proxy with the gate.
 
 It answers every request with what arrived: method, path, headers as they were sent, headers as a CGI or WSGI program
 sees them, and its body's length and SHA-256. It echoes one message of a WebSocket. `GET /seen` is how many other

@@ -29,7 +29,7 @@ macro_rules! cases {
 
 cases! {
     a_verified_caller_reaches_the_api
-    nobody_else_does
+    other_requests_are_refused
     a_spoofed_header_does_not_reach_the_api
     nothing_passes_if_the_gate_is_down
     nothing_passes_if_the_gate_hangs
@@ -81,7 +81,7 @@ async fn a_verified_caller_reaches_the_api(kind: Kind) {
     stand.saw("accepted, 7 methods", "200; six headers; no `Authorization` at the API");
 }
 
-async fn nobody_else_does(kind: Kind) {
+async fn other_requests_are_refused(kind: Kind) {
     let stand = Stand::start(kind).await;
     let good = bearer(&token());
     for (case, authorization, status, challenge) in [

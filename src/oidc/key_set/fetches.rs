@@ -124,7 +124,7 @@ impl Fetches {
         let (shared, wanted) = (Arc::clone(self), wanted.map(String::from));
         runtime.spawn(async move {
             let source = Arc::clone(&shared);
-            // A task of its own, so that a source that panics is a failed fetch.
+            // A separate task turns a panic of the source into a failed fetch.
             let document = tokio::spawn(async move { tokio::time::timeout(FETCH_TIMEOUT, (source.fetch)()).await });
             let fetched = document
                 .await

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,7 +31,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
 
@@ -81,6 +82,7 @@ enum Flaw {
     FailsOnDeepTokens,
     FailsOnManyMembers,
     DiesOfAForgery,
+    DiesWithoutAnAnswer,
     RunsTheKid,
     FetchesAClaim,
     FetchesForEachKid,
@@ -126,6 +128,7 @@ struct Server {
     /// What the cache of accepted tokens holds.
     accepted: Mutex<HashSet<String>>,
     stop: Arc<Notify>,
+    address: SocketAddr,
 }
 
 /// The issuer's keys, and when a fetch last brought nothing new.
@@ -243,6 +246,12 @@ impl Server {
         if !keys.any(|key| self.is_signed(&header.alg, key, message.as_bytes(), &signature) == Some(true)) {
             if self.flaw == Flaw::DiesOfAForgery {
                 self.stop.notify_one();
+            }
+            if self.flaw == Flaw::DiesWithoutAnAnswer {
+                self.stop.notify_one();
+                // Then the connection is closed, and no other is accepted.
+                while TcpStream::connect(self.address).await.is_ok() {}
+                std::panic::resume_unwind(Box::new(()));
             }
             return Err(REFUSED);
         }
@@ -576,6 +585,8 @@ async fn serve(check: &Check, flaw: Flaw) -> String {
     }
     let (issuer, jwks_url) = (settings[0].1.to_owned(), settings[1].1.to_owned());
     let stop = Arc::new(Notify::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
     let server = Server {
         flaw,
         issuer,
@@ -584,9 +595,9 @@ async fn serve(check: &Check, flaw: Flaw) -> String {
         keys: Default::default(),
         accepted: Default::default(),
         stop: stop.clone(),
+        address,
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/orders", listener.local_addr().unwrap());
+    let url = format!("http://{address}/orders");
     let app = Router::new().fallback(answer).with_state(Arc::new(server));
     let stopped = async move { stop.notified().await };
     tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
@@ -905,12 +916,14 @@ async fn a_redirect_or_a_404_is_no_acceptance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_dies_is_reported_with_the_case_that_stopped_it() {
-    let reports = reports_on([(Flaw::DiesOfAForgery, ())], options).await;
-    let [(_, (), report)] = &reports[..] else { panic!("one report") };
-    assert_eq!(report.holes()[&Hole::Crash].len(), 1, "{}", report.summary());
-    let skipped =
-        report.rows().filter(|row| matches!(row.outcome, Outcome::Skipped(reason) if reason.contains("crashed")));
-    assert!(skipped.count() > 100, "{}", report.summary());
+    let flaws = [(Flaw::DiesOfAForgery, ()), (Flaw::DiesWithoutAnAnswer, ())];
+    for (flaw, (), report) in reports_on(flaws, options).await {
+        let crashes = report.holes().get(&Hole::Crash).map_or(0, Vec::len);
+        assert_eq!(crashes, 1, "{flaw:?}\n{}", report.summary());
+        let skipped =
+            report.rows().filter(|row| matches!(row.outcome, Outcome::Skipped(reason) if reason.contains("crashed")));
+        assert!(skipped.count() > 100, "{flaw:?}\n{}", report.summary());
+    }
 }
 
 /// The authority that signed the certificates in `tests/tls`. All have one key, which nothing else uses.

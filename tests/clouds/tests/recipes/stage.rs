@@ -141,7 +141,7 @@ fn collect(mut from: BufReader<impl AsyncRead + Unpin + Send + 'static>, to: &Ar
     });
 }
 
-/// Vercel's issuer, with a key of its own and Vercel's real URL.
+/// Vercel's issuer, with a new key and Vercel's real URL.
 pub(crate) fn vercel() -> Issuer {
     Issuer::new("https://oidc.vercel.com", SigningKey::generate("local-key").unwrap())
 }

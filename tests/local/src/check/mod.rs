@@ -295,6 +295,7 @@ impl<P: FnMut(Progress<'_>)> Run<'_, P> {
             return report::judge(case, &Answer::Skipped(GONE), false, false, options);
         }
         let mut answer = self.answer(case).await;
+        let mut has_died = false;
         if let Answer::None(failure @ (Failure::Refused | Failure::Closed)) = answer {
             let is_back = self.sender.wait(RESTART.min(self.check.options.wait)).await.is_ok();
             answer = if is_back { self.answer(case).await } else { Answer::Skipped(GONE) };
@@ -303,13 +304,19 @@ impl<P: FnMut(Progress<'_>)> Run<'_, P> {
                 self.report.blame(self.last, Hole::Crash);
             }
             self.is_gone = !is_back;
+            // The connection of this case was open when the API stopped.
+            has_died = failure == Failure::Closed && !is_back;
         }
         if answer.echoes() {
             self.echoes[usize::from(!answer.is_accepted())].push(case.name);
         }
         let fetched = self.check.attacker.visits().iter().any(|visit| visit == case.name);
         let fetches = self.check.served.key_fetches() > self.fetches_before;
-        report::judge(case, &answer, fetched, fetches, options)
+        let mut row = report::judge(case, &answer, fetched, fetches, options);
+        if has_died {
+            row.outcome = Outcome::Failed(Hole::Crash);
+        }
+        row
     }
 
     /// Sends the token. If the API may accept it only after it has fetched the keys, sends new ones until then.
