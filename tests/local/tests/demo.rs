@@ -16,7 +16,7 @@ fn demo() -> Command {
 
 /// Whether `src/routes.rs` still answers `GET /`, which the caller calls. If not, this says which test is skipped.
 fn has_the_templates_routes(test: &str) -> bool {
-    let has = include_str!("../../../src/routes.rs").contains(".route(\"/\", get(");
+    let has = include_str!("../../../src/routes.rs").contains(".route(\"/\", get(hello))");
     if !has {
         // The test harness hides what `eprintln!` prints.
         writeln!(std::io::stderr().lock(), "skipped: {test} needs `GET /` in src/routes.rs").unwrap();
