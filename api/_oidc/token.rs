@@ -34,15 +34,18 @@ pub struct Token {
     pub(crate) bearer: HeaderValue,
     source: Source,
     is_exchanged: bool,
+    unverified_expiry: Option<SystemTime>,
 }
 
 impl Token {
     /// Reads a token's text, without the white space around it. The error names the likely mistake.
     pub(crate) fn parse(text: &str, source: Source) -> Result<Self, &'static str> {
         let text = text.trim();
-        let values = is_jwt(text).then(|| (sensitive(text), sensitive(&["Bearer ", text].concat())));
-        let Some((Some(header), Some(bearer))) = values else { return Err(likely_mistake(text)) };
-        Ok(Self { text: text.into(), header, bearer, source, is_exchanged: false })
+        let values = read_jwt(text).map(|jwt| (jwt, sensitive(text), sensitive(&["Bearer ", text].concat())));
+        let Some((Jwt { unverified_expiry }, Some(header), Some(bearer))) = values else {
+            return Err(likely_mistake(text));
+        };
+        Ok(Self { text: text.into(), header, bearer, source, is_exchanged: false, unverified_expiry })
     }
 
     /// The token itself. Send it to its audience only, and never write it to a log.
@@ -71,8 +74,7 @@ impl Token {
 
     /// The `exp` claim, not verified. It decides whether a new token is due, and which token is not worth sending.
     pub(crate) fn unverified_expiry(&self) -> Option<SystemTime> {
-        let seconds = self.unverified_claims().exp?.max(0.0);
-        UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+        self.unverified_expiry
     }
 
     /// How long ago the token expired, not verified. `None` if an API may still accept it.
@@ -103,20 +105,39 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
 pub(crate) fn looks_like_a_token(text: &str) -> bool {
     let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     // A header or payload that begins with `{"` begins with `eyJ` in base64.
-    text.contains("eyJ") || text.split(|c| !is_of_token(c)).any(is_jwt)
+    text.contains("eyJ") || text.split(|c| !is_of_token(c)).any(|text| read_jwt(text).is_some())
 }
 
-/// Three parts of base64url, none of them empty, of which the second is a JSON object (RFC 7519, section 7.2).
-fn is_jwt(text: &str) -> bool {
+/// What each use of a token needs of its payload, which is decoded once.
+struct Jwt {
+    unverified_expiry: Option<SystemTime>,
+}
+
+/// Reads three parts of base64url, none of them empty, of which the second is a JSON object (RFC 7519, section 7.2).
+fn read_jwt(text: &str) -> Option<Jwt> {
+    #[derive(Deserialize)]
+    struct Claims {
+        #[serde(default, deserialize_with = "if_valid")]
+        exp: Option<f64>,
+    }
     let parts: Vec<&str> = text.split('.').collect();
-    let [header, payload, signature] = parts[..] else { return false };
+    let [header, payload, signature] = parts[..] else { return None };
     let is_base64url = |part: &str| {
         let is_of_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         // Four characters encode three bytes, and a single remaining character encodes none.
         !part.is_empty() && part.len() % 4 != 1 && part.bytes().all(is_of_alphabet)
     };
-    let claims = || json::object::<IgnoredAny>(&BASE64URL.decode(payload).ok()?);
-    is_base64url(header) && is_base64url(signature) && claims().is_some()
+    if !is_base64url(header) || !is_base64url(signature) {
+        return None;
+    }
+    let payload = BASE64URL.decode(payload).ok()?;
+    let exp = match json::object::<Claims>(&payload) {
+        Some(claims) => claims.exp,
+        // A payload with two `exp` is an object, too.
+        None => json::object::<IgnoredAny>(&payload).map(|_| None)?,
+    };
+    let lifetime = exp.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+    Some(Jwt { unverified_expiry: lifetime.and_then(|lifetime| UNIX_EPOCH.checked_add(lifetime)) })
 }
 
 /// Where the function's own token was found. `Display` prints one word, as in a `Server-Timing` description.
