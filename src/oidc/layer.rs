@@ -117,9 +117,9 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let RequireTokenLayer { verifier, allows_anonymous } = self.layer.clone();
+        request.headers_mut().remove(TRUSTED_SOURCE);
         Box::pin(async move {
             if allows_anonymous && !request.headers().contains_key(AUTHORIZATION) {
-                request.headers_mut().remove(TRUSTED_SOURCE);
                 request.extensions_mut().insert(Anonymous);
                 return Ok(inner.call(request).await?.map(Either::Right));
             }
@@ -140,7 +140,6 @@ where
                 span.record("sub", display(for_log(sub)));
             }
             request.headers_mut().remove(AUTHORIZATION);
-            request.headers_mut().remove(TRUSTED_SOURCE);
             request.extensions_mut().insert(caller.clone());
             let mut response = inner.call(request).await?;
             response.extensions_mut().insert(caller);
