@@ -53,9 +53,8 @@ impl Fetches {
                     Decision::WaitForFetch => self.fetch(&mut state, now, Some(kid)),
                 }
             };
-            let stopwatch = Stopwatch::start();
-            let is_current = fetch.end().await;
-            now = now.after(stopwatch.elapsed());
+            let is_current;
+            (now, is_current) = fetch.end(now).await;
             if is_current {
                 let mut state = self.lock();
                 state.record_unknown_kid(kid, now);
@@ -86,9 +85,8 @@ impl Fetches {
                     None => self.fetch(&mut state, now, None),
                 }
             };
-            let stopwatch = Stopwatch::start();
-            let is_current = fetch.end().await;
-            now = now.after(stopwatch.elapsed());
+            let is_current;
+            (now, is_current) = fetch.end(now).await;
             if is_current {
                 return self.lock().usable(now).is_some();
             }

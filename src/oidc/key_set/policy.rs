@@ -96,10 +96,12 @@ impl InFlight {
         self.ended.has_changed().is_err()
     }
 
-    /// Waits for the end. `false` if the process was frozen meanwhile: the result is old then, so a request decides again.
-    pub(super) async fn end(mut self) -> bool {
+    /// Waits for the end. Returns the moment then, and `false` if the process was frozen meanwhile: the result is old then,
+    /// so a request decides again.
+    pub(super) async fn end(mut self, now: Moment) -> (Moment, bool) {
+        let waited = Stopwatch::start();
         let _ended = self.ended.changed().await;
-        self.stopwatch.elapsed() <= FROZEN
+        (now.after(waited.elapsed()), self.stopwatch.elapsed() <= FROZEN)
     }
 }
 
