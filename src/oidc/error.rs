@@ -219,9 +219,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) fn for_log(claim: &str) -> std::borrow::Cow<'_, str> {
     const MAX_CHARACTERS: usize = 400;
     // Most subjects have nothing to escape.
-    if claim.len() <= MAX_CHARACTERS
-        && claim.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":-_.".contains(&byte))
-    {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'\\".contains(&byte);
+    if claim.len() <= MAX_CHARACTERS && claim.bytes().all(is_plain) {
         return claim.into();
     }
     claim.chars().take(MAX_CHARACTERS).flat_map(char::escape_debug).collect()
