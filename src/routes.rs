@@ -10,6 +10,7 @@ use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -23,31 +24,29 @@ pub fn routes() -> Router {
 }
 
 #[derive(Serialize)]
-struct Hello {
-    message: &'static str,
-    caller: Caller,
+struct Hello<'a> {
+    message: &'a str,
+    caller: Caller<'a>,
 }
 
 #[derive(Serialize)]
-struct Caller {
-    subject: Option<String>,
-    owner: Option<String>,
-    project: Option<String>,
-    environment: Option<String>,
+struct Caller<'a> {
+    subject: Option<&'a str>,
+    owner: Option<&'a str>,
+    project: Option<&'a str>,
+    environment: Option<&'a str>,
 }
 
 /// `GET /`: who calls, according to the verified token.
-async fn hello(caller: VerifiedCaller) -> Json<Hello> {
+async fn hello(caller: VerifiedCaller) -> Response {
     let claims = caller.claims();
-    Json(Hello {
-        message: "Your token is valid. This is the protected API.",
-        caller: Caller {
-            subject: claims.sub().map(String::from),
-            owner: claims.owner().map(String::from),
-            project: claims.project().map(String::from),
-            environment: claims.environment().map(String::from),
-        },
-    })
+    let caller = Caller {
+        subject: claims.sub(),
+        owner: claims.owner(),
+        project: claims.project(),
+        environment: claims.environment(),
+    };
+    Json(Hello { message: "Your token is valid. This is the protected API.", caller }).into_response()
 }
 
 #[derive(Deserialize)]
