@@ -17,7 +17,6 @@ use bench::{forged, token};
 use local::{Deployment, Issuer, SigningKey};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tower::ServiceExt;
 use vercel_oidc_verifier::{KeySet, Trust, Verifier};
 
 type Error = Box<dyn std::error::Error>;
@@ -49,7 +48,7 @@ async fn main() -> Result<(), Error> {
 /// The answer of the backend's routes at `/`.
 async fn answer(verifier: Arc<Verifier>, token: &str) -> Result<Value, Error> {
     let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {token}")).body(Body::empty())?;
-    let response = backend::app::app(backend::routes::routes(), verifier).oneshot(request).await?;
+    let response = backend::app::app(backend::routes::routes(), verifier).answer(request).await;
     if !response.status().is_success() {
         return Err(format!("the backend answers {}", response.status()).into());
     }

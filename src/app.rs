@@ -3,22 +3,22 @@
 //! Only verified callers reach a route, and only they learn which paths and methods exist. `/healthz` and `/readyz` are
 //! open, because probes have no token.
 
-use std::any::Any;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tower::ServiceBuilder;
-use tower::util::MapResponse;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
+use futures_util::FutureExt;
+use tokio::time::timeout;
+use tower::{Service, ServiceBuilder};
 use vercel_oidc_verifier::{Problem, RequireTokenLayer, Verifier};
 
 use crate::gate::{gate, refuse_as_gate};
@@ -29,11 +29,15 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a handler may take until it returns its answer. Change it to what your slowest route needs. A single route
 /// can have less with its own `TimeoutLayer`. Streams that have begun and WebSockets are not limited.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a request's body may pause.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The application: a router, and a function that every answer passes at the end.
-pub type App = MapResponse<Router, fn(Response) -> Response>;
+/// The application.
+#[derive(Clone)]
+pub struct App {
+    /// The gate and the open routes.
+    own: Router,
+    /// The routes of the API, behind the guard.
+    protected: Router,
+}
 
 /// Puts the guard, the limits and the log around these routes, and adds the gate and the open routes. A route of the
 /// same path in `routes` is never reached.
@@ -42,32 +46,47 @@ pub fn app(routes: Router, verifier: Arc<Verifier>) -> App {
     let protected = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
         ServiceBuilder::new()
             .layer(requests::log())
-            .map_response(requests::explain_timeout)
-            .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
-            .map_response(IntoResponse::into_response)
             .layer(guard.clone())
-            .layer(CatchPanicLayer::custom(panicked))
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-            .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT)),
+            .map_future(limit)
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
     );
     let own = Router::new()
+        // Not logged: probes ask often, and the answer is always the same.
         .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route("/readyz", get(readyz).layer(requests::log()))
         .with_state(verifier)
-        .method_not_allowed_fallback(method_not_allowed.layer(guard.clone()))
-        .merge(gate().layer(guard).layer(map_response(refuse_as_gate)))
-        .layer(requests::log());
-    // Around the router, because it adds `Allow` outside of its layers.
-    MapResponse::new(own.fallback_service(protected), hide_methods)
+        .method_not_allowed_fallback(
+            method_not_allowed.layer(ServiceBuilder::new().layer(requests::log()).layer(guard.clone())),
+        )
+        .merge(gate().layer(guard).layer(map_response(refuse_as_gate)).layer(requests::log()));
+    // With its state, a router puts the layers around each route now, and not at each request.
+    App { own: own.with_state(()), protected: protected.with_state(()) }
 }
 
-/// Only the answer to a verified caller says which methods a path has.
-fn hide_methods(mut response: Response) -> Response {
+impl App {
+    /// Answers this request.
+    pub async fn answer(&self, request: Request) -> Response {
+        let path = request.uri().path();
+        let is_own = matches!(path, "/healthz" | "/readyz" | "/verify") || path.starts_with("/verify/");
+        let router = if is_own { &self.own } else { &self.protected };
+        let Ok(mut response) = router.clone().call(request).await;
+        hide_methods(&mut response);
+        response
+    }
+
+    /// An application without the guard.
+    #[cfg(test)]
+    pub(crate) fn unguarded(routes: Router) -> Self {
+        Self { own: Router::new(), protected: routes }
+    }
+}
+
+/// Only the answer to a verified caller says which methods a path has. The router adds `Allow` outside of its layers.
+fn hide_methods(response: &mut Response) {
     let problem = response.extensions().get::<Problem>();
     if problem.is_some_and(|problem| problem.status() != StatusCode::METHOD_NOT_ALLOWED) {
         response.headers_mut().remove(ALLOW);
     }
-    response
 }
 
 const NO_STORE: [(HeaderName, HeaderValue); 1] = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
@@ -102,10 +121,19 @@ async fn method_not_allowed() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// A panic fails one request. The panic's message is in the log.
-fn panicked(_: Box<dyn Any + Send>) -> Response {
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "This API failed. The cause is in its log.")
-        .into_response()
+/// Ends a handler that panics or takes too long. The panic's message is in the log.
+async fn limit(handler: impl Future<Output = Result<Response, Infallible>>) -> Result<Response, Infallible> {
+    let (status, code, detail) = match timeout(ANSWER_TIMEOUT, AssertUnwindSafe(handler).catch_unwind()).await {
+        Ok(Ok(answer)) => return answer,
+        Ok(Err(_)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "This API failed. The cause is in its log.")
+        }
+        Err(_) => {
+            let detail = "This API did not answer in time. The request may have been carried out in part.";
+            (StatusCode::GATEWAY_TIMEOUT, "timeout", detail)
+        }
+    };
+    Ok(Problem::new(status, code, detail).into_response())
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use axum::http::request::Builder;
 use axum::http::{HeaderMap, StatusCode};
 use local::{Deployment, SigningKey, TestKey};
 use serde_json::{Value, json};
-use tower::ServiceExt;
 use vercel_oidc_verifier::{KeySet, Subject, Trust, VERCEL_ISSUER, Verifier};
 
 use crate::app::App;
@@ -46,7 +45,7 @@ pub(crate) fn authorized(request: Builder, claims: &Value) -> Builder {
 
 /// Sends the request. The last part of the answer is its body, or `null` if that is not JSON.
 pub(crate) async fn send(app: &App, request: Builder, body: impl Into<Body>) -> (StatusCode, HeaderMap, Value) {
-    let response = app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let response = app.answer(request.body(body.into()).unwrap()).await;
     let (head, body) = response.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
     (head.status, head.headers, serde_json::from_slice(&body).unwrap_or_default())

@@ -14,7 +14,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tokio::runtime::Runtime;
-use tower::ServiceExt;
 use vercel_oidc_verifier::{Subject, Verifier};
 
 /// The issuer serves until this process ends, because all tests share it.
@@ -45,7 +44,7 @@ fn is_accepted(token: &[u8]) -> bool {
 fn status(authorization: &[u8]) -> Option<StatusCode> {
     let value = HeaderValue::from_bytes(authorization).ok()?;
     let request = Request::get("/").header(header::AUTHORIZATION, value).body(Body::empty()).unwrap();
-    Some(RUNTIME.block_on(backend::app::app(routes(), VERIFIER.clone()).oneshot(request)).unwrap().status())
+    Some(RUNTIME.block_on(backend::app::app(routes(), VERIFIER.clone()).answer(request)).status())
 }
 
 /// A route that never refuses, so each refusal comes from the guard.

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
-use tower::ServiceExt;
+use tower_http::timeout::TimeoutBody;
 
 use super::slots::{Evictable, Slots};
 use crate::app::App;
@@ -34,6 +34,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this time, a client that still has not taken over an answer no longer keeps others out.
 const SLOW_READER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request's body may pause.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connection looks whether the client of a waiting handler is still there.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stream may be quiet after its client has closed its sending side.
@@ -251,10 +253,12 @@ async fn answer(
     activity: Arc<Activity>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     // A client whose request has a body has a token, or its connection ends.
-    activity.handling(if request.body().is_end_stream() { head_bytes(&request) } else { usize::MAX });
+    let has_body = !request.body().is_end_stream();
+    activity.handling(if has_body { usize::MAX } else { head_bytes(&request) });
     let is_connect = request.method() == Method::CONNECT;
-    let request = request.map(|body| Body::new(RequestBody { body, ended: false, activity: activity.clone() }));
-    let mut response = app.oneshot(request).await?;
+    let body = |body| TimeoutBody::new(BODY_TIMEOUT, RequestBody { body, ended: false, activity: activity.clone() });
+    let request = request.map(|incoming| if has_body { Body::new(body(incoming)) } else { Body::empty() });
+    let mut response = app.answer(request).await;
     if activity.state().left_body_unread {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

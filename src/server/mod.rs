@@ -137,7 +137,6 @@ mod tests {
     use futures_util::{FutureExt, StreamExt, stream};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::{Semaphore, mpsc, oneshot};
-    use tower::util::MapResponse;
 
     use super::*;
 
@@ -177,7 +176,7 @@ mod tests {
     }
 
     fn app(route: axum::routing::MethodRouter) -> App {
-        MapResponse::new(Router::new().route("/", route), std::convert::identity)
+        App::unguarded(Router::new().route("/", route))
     }
 
     async fn soon<T>(event: impl Future<Output = T>) -> T {

@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
 use tower_http::trace::{HttpMakeClassifier, TraceLayer};
 use tracing::Span;
 use tracing::field::Empty;
-use vercel_oidc_verifier::{Problem, Refusal, VerifiedCaller};
+use vercel_oidc_verifier::{Problem, Refusal};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
@@ -21,13 +21,13 @@ const X_VERCEL_ID: HeaderName = HeaderName::from_static("x-vercel-id");
 /// alone has 342.
 const MAX_HEADER_BYTES: usize = 128;
 
-pub(crate) type RequestLog =
-    TraceLayer<HttpMakeClassifier, fn(&Request) -> Span, (), fn(&Response, Duration, &Span), (), (), ()>;
+pub(crate) type RequestLog<B> =
+    TraceLayer<HttpMakeClassifier, fn(&Request) -> Span, (), fn(&Response<B>, Duration, &Span), (), (), ()>;
 
 /// The layer that opens the span and logs the answer.
-pub(crate) fn log() -> RequestLog {
+pub(crate) fn log<B>() -> RequestLog<B> {
     let layer = TraceLayer::new_for_http().on_request(()).on_body_chunk(()).on_eos(()).on_failure(());
-    layer.make_span_with(span as fn(&_) -> _).on_response(log_answer as fn(&_, _, &_))
+    layer.make_span_with(span as fn(&_) -> _).on_response(log_answer as fn(&Response<B>, _, &_))
 }
 
 fn span(request: &Request) -> Span {
@@ -46,7 +46,7 @@ fn span(request: &Request) -> Span {
 }
 
 /// Logs the answer, unless the guard has logged its refusal.
-fn log_answer(response: &Response, duration: Duration, _: &Span) {
+fn log_answer<B>(response: &Response<B>, duration: Duration, _: &Span) {
     if response.extensions().get::<Refusal>().is_some() {
         return;
     }
@@ -62,17 +62,6 @@ fn log_answer(response: &Response, duration: Duration, _: &Span) {
     } else {
         tracing::debug!(target: "access", status = status.as_u16(), duration_ms, "answered a request");
     }
-}
-
-/// Gives an answer to a request whose handler took too long. `TimeoutLayer` leaves its body empty. A handler's own
-/// answer carries its caller.
-pub(crate) fn explain_timeout(response: Response) -> Response {
-    let is_of_a_handler = response.extensions().get::<VerifiedCaller>().is_some();
-    if response.status() != StatusCode::GATEWAY_TIMEOUT || is_of_a_handler {
-        return response;
-    }
-    let detail = "This API did not answer in time. The request may have been carried out in part.";
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail).into_response()
 }
 
 /// A header's value, unless it is long enough to hold a token or to fill the log.
