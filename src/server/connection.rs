@@ -59,9 +59,11 @@ pub(super) struct Activity {
 
 struct State {
     phase: Phase,
-    /// When the client fell behind with reading. It catches up if the connection waits for its next request, or if it
-    /// has taken over all that a handler has written so far.
+    /// When the client fell behind with reading. It catches up if the connection waits for its next request, unless it
+    /// has pipelined, or if it has taken over all that a handler has written so far.
     behind_since: Option<Instant>,
+    /// The client has sent a request while it was behind.
+    pipelines_while_behind: bool,
     /// How much of an incomplete head has been read.
     head_bytes: usize,
     /// An answer was given to a request whose body was not read to its end.
@@ -85,7 +87,8 @@ enum Phase {
 impl Activity {
     pub(super) fn new(became_idle: Arc<Notify>) -> Self {
         let phase = Phase::Idle { since: Instant::now() };
-        let state = State { phase, behind_since: None, head_bytes: 0, left_body_unread: false };
+        let state =
+            State { phase, behind_since: None, pipelines_while_behind: false, head_bytes: 0, left_body_unread: false };
         Self { state: Mutex::new(state), became_idle, evicted: Notify::new() }
     }
 
@@ -113,6 +116,7 @@ impl Activity {
     fn handling(&self, head_bytes: usize) {
         let mut state = self.state();
         state.phase = Phase::Handling;
+        state.pipelines_while_behind |= state.behind_since.is_some();
         state.head_bytes = state.head_bytes.saturating_sub(head_bytes);
     }
 
@@ -138,10 +142,11 @@ impl Activity {
         state.phase
     }
 
-    /// The client sends nothing. If the connection is idle, it has therefore taken over every answer.
+    /// The client sends nothing. If the connection is idle, it has therefore taken over every answer. This is no excuse
+    /// for a client that pipelines: otherwise a moment without requests in each minute would keep others out forever.
     fn read_nothing(&self) {
         let mut state = self.state();
-        if let Phase::Idle { .. } = state.phase {
+        if matches!(state.phase, Phase::Idle { .. }) && !state.pipelines_while_behind {
             state.behind_since = None;
         }
     }

@@ -274,6 +274,40 @@ mod tests {
         soon(server.connect()).await;
     }
 
+    /// Both clients take over each answer within 8 s. One of them pipelines: it always has a request in flight when it
+    /// reads slowly, and none for a moment every 16 s.
+    #[tokio::test]
+    async fn a_client_that_pipelines_is_evicted_although_it_catches_up() {
+        const BYTES: usize = 8 << 20;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: 8388608\r\n\
+                    date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
+        for requests in [1, 2] {
+            let mut server = Server::new(1, get(|| async { vec![b'x'; BYTES] })).await;
+            let mut slow = server.connect().await;
+            // The system would hold more and more for a client that reads quickly.
+            SockRef::from(&slow).set_recv_buffer_size(64 << 10).unwrap();
+            let mut buffer = vec![0; BYTES / 2];
+            let rounds = 2 * requests;
+            for round in 0..=16 {
+                if round % rounds == 0 {
+                    slow.write_all(&REQUEST.repeat(requests)).await.unwrap();
+                }
+                advance(Duration::from_secs(4)).await;
+                // At 68 s, and earlier. What the rounds really take counts, too.
+                if round % rounds == 0 && (round < 12 || round == 16) {
+                    assert_eq!(server.is_full().await, requests == 1 || round < 12, "{requests} {round}");
+                }
+                if round < 16 {
+                    soon(slow.read_exact(&mut buffer)).await.unwrap();
+                }
+                if round % rounds == rounds - 1 {
+                    soon(slow.read_exact(&mut buffer[..requests * head.len()])).await.unwrap();
+                    settle().await;
+                }
+            }
+        }
+    }
+
     /// A client that reads a stream keeps its connection, however long the stream takes.
     #[tokio::test]
     async fn a_stream_that_is_read_is_not_evicted() {
