@@ -344,7 +344,13 @@ async fn an_axum_service() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "builds a fresh project"]
 async fn an_actix_web_service() {
-    a_service("An actix-web service").await;
+    let (project, section) = (Project::new(), section("An actix-web service"));
+    project.run_commands(section, &[]);
+    // The handler also sees to it that the token does not reach it.
+    let handler = "(caller: ReqData<VerifiedCaller>) -> String {\n";
+    let without_token = "(caller: ReqData<VerifiedCaller>, request: actix_web::HttpRequest) -> String {
+    assert!(!request.headers().contains_key(\"authorization\"));\n";
+    the_service_verifies(&project, &replaced(&block(section, "rust"), &[(handler, without_token)])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -730,6 +736,15 @@ fn your_route_and_your_call() {
     let output = check.env("CARGO_TARGET_DIR", Path::new(REPOSITORY).join("target")).output().unwrap();
     let printed = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && !printed.contains("warning"), "{printed}");
+}
+
+#[test]
+fn a_guard_without_tower_takes_at_most_15_lines() {
+    for heading in ["A service on plain hyper", "An actix-web service"] {
+        let code = block(section(heading), "rust");
+        let guard = code.split("\n\n").find(|part| part.contains(".authenticate(")).unwrap();
+        assert!(guard.lines().count() <= 15, "{guard}");
+    }
 }
 
 #[test]

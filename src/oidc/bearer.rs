@@ -1,4 +1,4 @@
-//! RFC 6750 over the crate `http`: a request's headers in, the verified caller or a refusal out.
+//! RFC 6750: a request's headers in, the verified caller or a refusal out.
 //!
 //! The token comes from the `Authorization` header alone (section 2.1): queries and cookies end up in logs and caches.
 //! Each refusal is logged once, at the level `info`.
@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 
 use crate::claims::Claims;
 use crate::error::{Invalid, VerifyError};
@@ -52,8 +52,9 @@ pub enum Refusal {
 impl Verifier {
     /// Returns the caller whose token a request has in its `Authorization` header, if the token is accepted now.
     ///
-    /// This works with any framework. For axum, tonic, hyper and others with tower's `Service`, the feature `tower` has a
-    /// layer that also answers refusals.
+    /// This takes all headers of a request, as pairs of a name and a value, so it works with any framework: `&HeaderMap` of
+    /// any version of the crate `http`, or of actix-web, or the pairs themselves. For axum, tonic, hyper and others with
+    /// tower's `Service`, the feature `tower` has a layer that also answers refusals.
     ///
     /// ```
     /// use std::time::SystemTime;
@@ -66,21 +67,46 @@ impl Verifier {
     ///         Err(refusal) => Problem::from(refusal).into_response(),
     ///     }
     /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use vercel_oidc_verifier::{KeySet, Trust};
+    /// # let keys = KeySet::of_issuer("https://oidc.vercel.com/acme")?;
+    /// # let verifier = Verifier::new(Trust::project("acme", "storefront", "production")?, keys);
+    /// # assert_eq!(answer(&verifier, &HeaderMap::new()).await.status(), 401);
+    /// // Without a header map:
+    /// let headers = [("Host", "api.example.com"), ("Authorization", "Basic dXNlcg==")];
+    /// let refused = verifier.authenticate(headers, SystemTime::now()).await;
+    /// assert_eq!(refused.err(), Some(Refusal::MissingToken));
+    /// # Ok(())
+    /// # }
     /// ```
     ///
     /// # Errors
     ///
     /// [`Refusal`], which is logged already.
-    pub async fn authenticate(&self, headers: &HeaderMap, now: SystemTime) -> Result<VerifiedCaller, Refusal> {
+    pub async fn authenticate<'a, N, V>(
+        &self,
+        headers: impl IntoIterator<Item = (&'a N, &'a V)>,
+        now: SystemTime,
+    ) -> Result<VerifiedCaller, Refusal>
+    where
+        N: AsRef<str> + ?Sized + 'a,
+        V: AsRef<[u8]> + ?Sized + 'a,
+    {
         self.authenticate_or_refuse(headers, now).await.map_err(|(refusal, _)| refusal)
     }
 
     /// The same, and the answer to a refused request.
-    pub(crate) async fn authenticate_or_refuse(
+    pub(crate) async fn authenticate_or_refuse<'a, N, V>(
         &self,
-        headers: &HeaderMap,
+        headers: impl IntoIterator<Item = (&'a N, &'a V)>,
         now: SystemTime,
-    ) -> Result<VerifiedCaller, (Refusal, Problem)> {
+    ) -> Result<VerifiedCaller, (Refusal, Problem)>
+    where
+        N: AsRef<str> + ?Sized + 'a,
+        V: AsRef<[u8]> + ?Sized + 'a,
+    {
         let verified = match bearer_token(headers) {
             Ok(token) => self.verify(token, now).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
@@ -106,10 +132,14 @@ impl Verifier {
 /// # Errors
 ///
 /// [`Refusal`]: there is no token, or there are several. This is not logged.
-pub fn bearer_token(headers: &HeaderMap) -> Result<&[u8], Refusal> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().map(HeaderValue::as_bytes).unwrap_or_default();
-    if values.next().is_some() {
+pub fn bearer_token<'a, N, V>(headers: impl IntoIterator<Item = (&'a N, &'a V)>) -> Result<&'a [u8], Refusal>
+where
+    N: AsRef<str> + ?Sized + 'a,
+    V: AsRef<[u8]> + ?Sized + 'a,
+{
+    let mut headers = headers.into_iter().filter(|(name, _)| name.as_ref().eq_ignore_ascii_case("authorization"));
+    let value = headers.next().map(|(_, value)| value.as_ref()).unwrap_or_default();
+    if headers.next().is_some() {
         return Err(Refusal::SeveralHeaders);
     }
     // Field values may hold spaces and tabs (RFC 9110, section 5.5).
@@ -215,11 +245,10 @@ mod tests {
 
     /// Returns the token, or the code of the refusal.
     fn read(values: &[&str]) -> Result<String, &'static str> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(AUTHORIZATION, value.parse().unwrap());
-        }
-        let token = bearer_token(&headers).map_err(|refusal| Problem::from(refusal).code())?;
+        // As pairs, because other frameworks have header types of their own.
+        let headers = values.iter().map(|value| ("Authorization", *value));
+        let token = bearer_token([("cookie", "Bearer c")].into_iter().chain(headers))
+            .map_err(|refusal| Problem::from(refusal).code())?;
         Ok(String::from_utf8(token.to_vec()).unwrap())
     }
 
@@ -249,10 +278,8 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_matched_by_its_cause() {
         let verifier = Verifier::new(trust(), key_set());
-        let authenticate = async |value: &str| {
-            let headers = HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
-            verifier.authenticate(&headers, SystemTime::now()).await.map(drop)
-        };
+        let authenticate =
+            async |value: &str| verifier.authenticate([("authorization", value)], SystemTime::now()).await.map(drop);
         assert_eq!(authenticate(&format!("Bearer {}", token(&[]))).await, Ok(()));
         assert_eq!(authenticate("Basic a").await, Err(Refusal::MissingToken));
         assert_eq!(authenticate("Bearer").await, Err(Refusal::EmptyToken));
