@@ -32,7 +32,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 
 /// The flaw of a server.
@@ -689,6 +689,9 @@ async fn start(options: Options) -> Check {
 
 /// Checks a server with this flaw.
 async fn report_on(flaw: Flaw, options: Options) -> Report {
+    /// With more checks at once, a slow machine answers too late.
+    static SLOTS: Semaphore = Semaphore::const_new(16);
+    let _slot = SLOTS.acquire().await.unwrap();
     let check = start(options).await;
     check.run(&serve(&check, flaw).await, |_| ()).await.unwrap()
 }
@@ -836,6 +839,23 @@ async fn a_wrong_server_fails_the_cases_that_are_made_for_it_and_no_other() {
         (Flaw::FailsOnDeep(0), (Hole::Crash, "deep-header")),
         (Flaw::FailsOnDeep(1), (Hole::Crash, "deep-payload")),
         (Flaw::FailsOnManyMembers, (Hole::Crash, "many-members")),
+        (Flaw::TypIgnored, (Hole::Header, "typ-at-jwt typ-logout-jwt typ-number")),
+        (Flaw::KeyUseIgnored, (Hole::Key, "encryption-key key-alg key-ops")),
+        (
+            Flaw::LastDuplicateWins,
+            (
+                Hole::Ambiguity,
+                "alg-twice aud-twice-good-last exp-twice-good-last iss-twice-good-last sub-twice-good-last",
+            ),
+        ),
+        (
+            Flaw::LenientBase64,
+            (
+                Hole::Encoding,
+                "header-padding header-spare-bits payload-padding payload-spare-bits signature-padding \
+                 signature-spare-bits signature-standard-base64 space-inside",
+            ),
+        ),
         (Flaw::SubjectMayBeAUser, (Hole::Subject, "sub-other")),
         (Flaw::ExpAsText, (Hole::Expiry, "exp-string")),
         (Flaw::RunsTheHeaders("iss"), (Hole::Fetch, "address-in-header-iss")),
@@ -925,20 +945,17 @@ async fn an_exp_that_is_text_and_past_is_a_hole_in_any_mode() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_alone_gains_an_attacker_nothing_is_a_hole_only_if_strict() {
     let flaws = [
-        (Flaw::LenientBase64, Hole::Encoding),
-        (Flaw::LastDuplicateWins, Hole::Ambiguity),
-        (Flaw::TypIgnored, Hole::Header),
-        (Flaw::KeyUseIgnored, Hole::Key),
-        (Flaw::EchoesAcceptedTokens, Hole::Echo),
-        (Flaw::ExpAsText, Hole::Expiry),
-        (Flaw::FetchesForEachKid, Hole::Flood),
+        (Flaw::LenientBase64, ()),
+        (Flaw::LastDuplicateWins, ()),
+        (Flaw::TypIgnored, ()),
+        (Flaw::KeyUseIgnored, ()),
+        (Flaw::EchoesAcceptedTokens, ()),
+        (Flaw::ExpAsText, ()),
+        (Flaw::FetchesForEachKid, ()),
     ];
-    for (flaw, _, report) in reports_on(flaws, options).await {
+    for (flaw, (), report) in reports_on(flaws, options).await {
         assert!(report.is_clean(), "{flaw:?}\n{}", report.summary());
         assert!(report.rows().any(|row| matches!(row.outcome, Outcome::Remark(_))), "{flaw:?}");
-    }
-    for (flaw, hole, report) in reports_on(flaws, || Options { strict: true, ..options() }).await {
-        assert!(report.holes().keys().eq([&hole]), "{flaw:?}\n{}", report.summary());
     }
 }
 
@@ -998,8 +1015,12 @@ async fn a_redirect_or_a_404_is_no_acceptance() {
 async fn an_api_that_dies_is_reported_with_the_case_that_stopped_it() {
     let flaws = [(Flaw::DiesOfAForgery, ()), (Flaw::DiesWithoutAnAnswer, ())];
     for (flaw, (), report) in reports_on(flaws, options).await {
-        let crashes = report.holes().get(&Hole::Crash).map_or(0, Vec::len);
-        assert_eq!(crashes, 1, "{flaw:?}\n{}", report.summary());
+        let mut crashes = report.rows().filter(|row| row.outcome == Outcome::Failed(Hole::Crash));
+        let (crash, None) = (crashes.next().unwrap(), crashes.next()) else { panic!("{flaw:?}\n{}", report.summary()) };
+        // After the answer to `forged`, the next connection is refused, or accepted and closed.
+        let is_next = flaw == Flaw::DiesOfAForgery && crash.name == "signature-stripped";
+        assert!(crash.name == "forged" || is_next, "{flaw:?}\n{}", report.summary());
+        assert!(!is_next || crash.note.as_ref().unwrap().contains("or at forged before it"), "{crash:?}");
         let skipped =
             report.rows().filter(|row| matches!(row.outcome, Outcome::Skipped(reason) if reason.contains("crashed")));
         assert!(skipped.count() > 100, "{flaw:?}\n{}", report.summary());
