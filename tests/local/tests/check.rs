@@ -32,7 +32,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 
 /// The flaw of a server.
@@ -55,10 +55,14 @@ enum Flaw {
     AudienceBySubstring,
     SubjectUnchecked,
     SubjectByPrefix,
+    /// A subject that is a word is a user, and users are welcome.
+    SubjectMayBeAUser,
     IdsInsteadOfSubject,
     ExpIgnored,
     ExpOfTheWrongTypeIgnored,
     ExpAsText,
+    /// `exp` must be a number, but as text it is not compared.
+    ExpAsTextUncompared,
     NbfIgnored,
     TokenFromTheQuery,
     TokenFromAForm,
@@ -70,26 +74,33 @@ enum Flaw {
     HidesBehind404,
     /// Only this method needs no token.
     OpenTo(&'static str),
-    /// The path is compared as it is written, and the route is found by what it means.
-    GuardsOneSpelling,
+    /// The guard compares the path as it is written. The router knows the other spelling of this case.
+    Routes(&'static str),
     /// A cache of accepted tokens that leaves out everything but these parts.
     Caches(Part),
     CacheIgnoresTime,
     DecryptsWithThePublicKey,
+    DerivesWithoutALimit,
     Inflates,
     FailsOnGarbage,
-    FailsOnLargeTokens,
-    FailsOnDeepTokens,
+    /// The header (0) or the payload (1) of a token.
+    FailsOnLarge(usize),
+    FailsOnDeep(usize),
     FailsOnManyMembers,
     DiesOfAForgery,
     DiesWithoutAnAnswer,
-    RunsTheKid,
-    FetchesAClaim,
+    /// It writes this member of a header to its log with a shell.
+    RunsTheHeaders(&'static str),
+    FetchesTheClaim(&'static str),
+    FetchesClaimSources,
     FetchesForEachKid,
     KeepsWithdrawnKeys,
-    OutageIs401,
-    ForgetsKeysInAnOutage,
+    /// It fetches keys for an unknown `kid` only.
+    KeysNeverExpire,
+    OutageIs401(Outage),
+    RefusesKnownKeysIn(Outage),
     NeverFetchesAfterAnOutage,
+    UnknownKidsStayUnknown,
     FollowsRedirects,
     WaitsForTheIssuer,
     EchoesAcceptedTokens,
@@ -102,7 +113,18 @@ enum Part {
     HeaderAndPayload,
     HeaderAndSignature,
     PayloadAndSignature,
-    Start,
+    AllButTheEnd,
+    /// As much of it as the other token is long.
+    LengthOfTheOther,
+}
+
+/// How the issuer fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outage {
+    Error,
+    Redirect,
+    Endless,
+    Silent,
 }
 
 impl Part {
@@ -113,7 +135,8 @@ impl Part {
             Self::HeaderAndPayload => message.to_owned(),
             Self::HeaderAndSignature => format!("{header} {signature}"),
             Self::PayloadAndSignature => format!("{payload} {signature}"),
-            Self::Start => token.get(..token.len() - 20)?.to_owned(),
+            Self::AllButTheEnd => token.get(..token.len() - 20)?.to_owned(),
+            Self::LengthOfTheOther => token.to_owned(),
         })
     }
 }
@@ -135,7 +158,9 @@ struct Server {
 #[derive(Default)]
 struct Keys {
     keys: Vec<Value>,
-    has_failed: bool,
+    outage: Option<Outage>,
+    /// The `kid`s for which a fetch brought no key.
+    unknown: HashSet<String>,
     fetched: Option<Instant>,
     unproductive: Option<Instant>,
 }
@@ -193,7 +218,13 @@ impl Server {
             Flaw::CacheIgnoresTime => Some(token.to_owned()),
             _ => None,
         };
-        if cached.as_ref().is_some_and(|part| self.accepted.lock().unwrap().contains(part)) {
+        let is_cached = |part: &String| match self.flaw {
+            Flaw::Caches(Part::LengthOfTheOther) => {
+                self.accepted.lock().unwrap().iter().any(|token| token.starts_with(part))
+            }
+            _ => self.accepted.lock().unwrap().contains(part),
+        };
+        if cached.as_ref().is_some_and(is_cached) {
             let payload = token.split('.').nth(1).and_then(|payload| self.decode(payload));
             let claims = payload.and_then(|payload| self.object(&payload));
             if self.flaw == Flaw::CacheIgnoresTime || claims.is_some_and(|claims| self.trusts(&claims)) {
@@ -211,13 +242,21 @@ impl Server {
             return Ok(());
         }
         self.fail_on(token)?;
-        if self.flaw == Flaw::DecryptsWithThePublicKey && token.split('.').count() == 5 {
+        if token.split('.').count() == 5 {
             let keys = self.keys(MAIN_KID).await?;
-            let claims = decrypted(token, &keys).await.ok_or(REFUSED)?;
+            let claims = decrypted(self.flaw, token, &keys).await.ok_or(REFUSED)?;
             return self.object(&claims).filter(|claims| self.trusts(claims)).map(|_| ()).ok_or(REFUSED);
         }
         let [header_text, payload_text, signature] =
             token.split('.').collect::<Vec<_>>().try_into().map_err(|_| REFUSED)?;
+        if let Flaw::RunsTheHeaders(name) = self.flaw {
+            let header: Value = serde_json::from_slice(&self.decode(header_text).ok_or(REFUSED)?).unwrap_or_default();
+            if let Some(value) = header[name].as_str().filter(|value| value.contains('$')) {
+                let command = format!("echo {value}");
+                let output = move || std::process::Command::new("sh").args(["-c", &command]).output();
+                tokio::task::spawn_blocking(output).await.unwrap().unwrap();
+            }
+        }
         let header: Header = self.decode(header_text).and_then(|header| self.object(&header)).ok_or(REFUSED)?;
         let kid = text(header.kid.as_ref()).filter(|kid| !kid.is_empty()).ok_or(REFUSED)?;
         let typ = header.typ.is_none() || text(header.typ.as_ref()).is_some_and(|typ| typ.eq_ignore_ascii_case("JWT"));
@@ -226,11 +265,6 @@ impl Server {
             && (header.alg == "RS256" || self.flaw == Flaw::AlgorithmFromTheToken);
         if !may_continue {
             return Err(REFUSED);
-        }
-        if self.flaw == Flaw::RunsTheKid && kid.contains('$') {
-            let command = format!("echo {kid}");
-            let output = move || std::process::Command::new("sh").args(["-c", &command]).output();
-            tokio::task::spawn_blocking(output).await.unwrap().unwrap();
         }
         let mut keys = match (&header.jwk, text(header.jku.as_ref())) {
             (Some(jwk), _) if self.flaw == Flaw::KeyFromTheToken => vec![jwk.clone()],
@@ -260,13 +294,14 @@ impl Server {
             // The case's one block is not compressed, and has five bytes in front.
             payload.drain(..5);
         }
-        if self.flaw == Flaw::FetchesAClaim {
-            let claims: Value = serde_json::from_slice(&payload).unwrap_or_default();
-            for url in claims.as_object().into_iter().flat_map(|claims| claims.values()).filter_map(Value::as_str) {
-                if url.contains("/address-in-") {
-                    let _ = self.client.get(url).send().await;
-                }
-            }
+        let claims: Value = serde_json::from_slice(&payload).unwrap_or_default();
+        let url = match self.flaw {
+            Flaw::FetchesTheClaim(name) => &claims[name],
+            Flaw::FetchesClaimSources => &claims["_claim_sources"]["attacker"]["endpoint"],
+            _ => &Value::Null,
+        };
+        if let Some(url) = url.as_str().filter(|url| url.starts_with("http://127.0.0.1")) {
+            let _ = self.client.get(url).send().await;
         }
         self.object(&payload).filter(|claims| self.trusts(claims)).map(|_| ()).ok_or(REFUSED)
     }
@@ -274,12 +309,13 @@ impl Server {
     /// Fails as a parser with a limit does if nothing catches its error.
     fn fail_on(&self, token: &str) -> Result<(), StatusCode> {
         let text: Vec<_> = token.split('.').filter_map(|part| URL_SAFE_NO_PAD.decode(part).ok()).take(2).collect();
-        let count = |sign| text.iter().map(|part| part.iter().filter(|byte| **byte == sign).count()).max().unwrap_or(0);
+        let count =
+            |part, sign| text.get::<usize>(part).map_or(0, |part| part.iter().filter(|byte| **byte == sign).count());
         let fails = match self.flaw {
             Flaw::FailsOnGarbage => text.len() < 2,
-            Flaw::FailsOnLargeTokens => token.len() > 64 * 1024,
-            Flaw::FailsOnDeepTokens => count(b'[') > 1000,
-            Flaw::FailsOnManyMembers => count(b':') > 400,
+            Flaw::FailsOnLarge(part) => text.get(part).is_some_and(|part| part.len() > 64 * 1024),
+            Flaw::FailsOnDeep(part) => count(part, b'[') > 1000,
+            Flaw::FailsOnManyMembers => count(1, b':') > 400,
             _ => false,
         };
         if fails { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok(()) }
@@ -328,40 +364,55 @@ impl Server {
     /// Returns the issuer's keys. Fetches them if none has this `kid`.
     async fn keys(&self, kid: &str) -> Result<Vec<Value>, StatusCode> {
         let mut known = self.keys.lock().await;
-        let is_known = known.keys.iter().any(|key| key["kid"] == kid) && self.flaw != Flaw::ForgetsKeysInAnOutage;
+        if self.flaw == Flaw::UnknownKidsStayUnknown && known.unknown.contains(kid) {
+            return Err(StatusCode::UNAUTHORIZED);
+        }
+        let is_known = known.keys.iter().any(|key| key["kid"] == kid);
         let cooling = known.unproductive.is_some_and(|time| time.elapsed() < COOLDOWN);
-        let is_old = known.fetched.is_none_or(|time| time.elapsed() > KEY_LIFE);
+        let is_old = known.fetched.is_none_or(|time| time.elapsed() > KEY_LIFE && self.flaw != Flaw::KeysNeverExpire);
         let may_fetch = match self.flaw {
             Flaw::KeysFetchedOnce => known.keys.is_empty(),
             Flaw::FetchesForEachKid => true,
-            Flaw::NeverFetchesAfterAnOutage => !cooling && !known.has_failed,
+            Flaw::NeverFetchesAfterAnOutage => !cooling && known.outage.is_none(),
             _ => !cooling,
         };
         if (!is_known || is_old) && may_fetch {
             let fetched = self.fetch(&self.jwks_url).await;
             known.fetched = Some(Instant::now());
-            known.has_failed = fetched.is_none();
+            known.outage = fetched.as_ref().err().copied();
             match fetched {
-                Some(keys) if self.flaw == Flaw::KeepsWithdrawnKeys => known.keys.extend(keys),
-                Some(keys) => known.keys = keys,
-                None if self.flaw == Flaw::ForgetsKeysInAnOutage => known.keys.clear(),
-                None => {}
+                Ok(keys) if self.flaw == Flaw::KeepsWithdrawnKeys => known.keys.extend(keys),
+                Ok(keys) => known.keys = keys,
+                Err(_) => {}
             }
             let brought = known.keys.iter().any(|key| key["kid"] == kid);
             known.unproductive = (!brought).then(Instant::now);
+            if !brought {
+                known.unknown.insert(kid.to_owned());
+            }
         }
         let brought = known.keys.iter().any(|key| key["kid"] == kid);
-        let says_401 = [Flaw::OutageIs401, Flaw::ForgetsKeysInAnOutage].contains(&self.flaw);
-        if known.has_failed && !brought && !says_401 {
-            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        match (known.outage, self.flaw) {
+            (Some(outage), Flaw::RefusesKnownKeysIn(this)) if brought && outage == this => {
+                return Err(StatusCode::UNAUTHORIZED);
+            }
+            (Some(outage), Flaw::OutageIs401(this)) if outage == this => {}
+            (Some(_), _) if !brought => return Err(StatusCode::SERVICE_UNAVAILABLE),
+            _ => {}
         }
         Ok(known.keys.clone())
     }
 
-    async fn fetch(&self, url: &str) -> Option<Vec<Value>> {
-        let response = self.client.get(url).send().await.ok()?.error_for_status().ok()?;
-        let document: Value = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
-        Some(document["keys"].as_array()?.clone())
+    async fn fetch(&self, url: &str) -> Result<Vec<Value>, Outage> {
+        let response = self.client.get(url).send().await.map_err(|_| Outage::Silent)?;
+        match response.status() {
+            StatusCode::OK => {}
+            status if status.is_redirection() => return Err(Outage::Redirect),
+            _ => return Err(Outage::Error),
+        }
+        let body = response.bytes().await.map_err(|_| Outage::Endless)?;
+        let document: Value = serde_json::from_slice(&body).map_err(|_| Outage::Error)?;
+        document["keys"].as_array().cloned().ok_or(Outage::Error)
     }
 
     fn is_signed(&self, alg: &str, key: &Value, message: &[u8], signature: &[u8]) -> Option<bool> {
@@ -398,6 +449,8 @@ impl Server {
         let id = |member: &Option<Member>, prefix: &str| {
             text(member.as_ref()).is_some_and(|id| id.starts_with(prefix) && id != format!("{prefix}another"))
         };
+        let is_a_word =
+            |given: &str| !given.is_empty() && given.chars().all(|sign| sign.is_alphanumeric() || sign == '-');
         let issuer = match (text(claims.iss.as_ref()), self.flaw) {
             (_, Flaw::IssuerUnchecked) => true,
             (Some(issuer), Flaw::IssuerByPrefix) => issuer.starts_with(&self.issuer),
@@ -416,6 +469,7 @@ impl Server {
         let subject = match (text(claims.sub.as_ref()), self.flaw) {
             (_, Flaw::SubjectUnchecked) => true,
             (_, Flaw::IdsInsteadOfSubject) => text(claims.environment.as_ref()) == Some("production"),
+            (Some(given), Flaw::SubjectMayBeAUser) if is_a_word(given) => true,
             (Some(given), Flaw::SubjectByPrefix) => given.starts_with("owner:acme:project:storefront"),
             (given, _) => given == Some(&*subject),
         };
@@ -423,6 +477,7 @@ impl Server {
             _ if self.flaw == Flaw::ExpIgnored => true,
             Some(Member::Number(exp)) => *exp > now,
             Some(Member::Text(exp)) if self.flaw == Flaw::ExpAsText => exp.parse::<f64>().is_ok_and(|exp| exp > now),
+            Some(Member::Text(exp)) if self.flaw == Flaw::ExpAsTextUncompared => exp.parse::<f64>().is_ok(),
             Some(_) => self.flaw == Flaw::ExpOfTheWrongTypeIgnored,
             None => false,
         };
@@ -490,16 +545,18 @@ fn secrets(key: &Value, public: &RsaPublicKeyComponents<Vec<u8>>) -> Vec<Vec<u8>
 const MAIN_KID: &str = "check-1";
 
 /// Decrypts a token with the issuer's public key as the password, as libraries did before CVE-2023-51774.
-async fn decrypted(token: &str, keys: &[Value]) -> Option<Vec<u8>> {
+async fn decrypted(flaw: Flaw, token: &str, keys: &[Value]) -> Option<Vec<u8>> {
     let parts: Vec<_> = token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap_or_default()).collect();
     let header: Value = serde_json::from_slice(&parts[0]).ok()?;
     let key = keys.iter().find(|key| key["kid"] == header["kid"])?;
     let member = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok();
     let password = secrets(key, &RsaPublicKeyComponents { n: member("n")?, e: member("e")? })[0].clone();
     let iterations = header["p2c"].as_u64()?;
-    if iterations > 10_000_000 {
+    match (iterations, flaw) {
         // Instead of computing for hours.
-        std::future::pending::<()>().await;
+        (10_000_000.., Flaw::DerivesWithoutALimit) => std::future::pending().await,
+        (..10_000_000, Flaw::DecryptsWithThePublicKey) => {}
+        _ => return None,
     }
     let salt = URL_SAFE_NO_PAD.decode(header["p2s"].as_str()?).ok()?;
     let salt = [header["alg"].as_str()?.as_bytes(), &[0], &salt].concat();
@@ -514,18 +571,31 @@ async fn decrypted(token: &str, keys: &[Value]) -> Option<Vec<u8>> {
     Some(key.open_in_place(nonce, aad, &mut text).ok()?.to_vec())
 }
 
-/// What a router makes of a path that is spelt in another way.
-fn route(path: &str) -> String {
-    let decoded = path.replace("%2e", ".").replace("%6F", "o").to_lowercase();
-    let mut segments = Vec::new();
-    for segment in decoded.split('/').map(|segment| segment.split(';').next().unwrap()) {
-        match segment {
-            "" | "." => {}
-            ".." => drop(segments.pop()),
-            segment => segments.push(segment),
+/// Whether a router that knows the other spelling of this case takes the path for `/orders`.
+fn routes(case: &str, path: &str) -> bool {
+    let resolved = |path: &str| {
+        let mut segments = Vec::new();
+        for segment in path.split('/') {
+            match segment {
+                ".." => _ = segments.pop(),
+                segment => segments.push(segment),
+            }
         }
-    }
-    format!("/{}", segments.join("/"))
+        segments.join("/")
+    };
+    let meant = match case {
+        "path-two-slashes" => path.replace("//", "/"),
+        "path-slash-at-end" => path.trim_end_matches('/').to_owned(),
+        "path-case" => path.to_lowercase(),
+        "path-encoded" => path.replace("%6F", "o"),
+        "path-dot" => path.replace("/%2e/", "/"),
+        "path-dots" if !path.starts_with("/orders") => resolved(path),
+        // Behind a proxy that passes only paths that start like this.
+        "path-own-dots" if path.starts_with("/orders") => resolved(path),
+        "path-semicolon" => path.split(';').next().unwrap().to_owned(),
+        _ => return false,
+    };
+    meant == "/orders"
 }
 
 async fn answer(
@@ -537,18 +607,10 @@ async fn answer(
 ) -> Response {
     let flaw = server.flaw;
     if uri.path() != "/orders" {
-        let is_open = flaw == Flaw::GuardsOneSpelling && route(uri.path()) == "/orders";
+        let is_open = matches!(flaw, Flaw::Routes(case) if routes(case, uri.path()));
         return if is_open { "orders".into_response() } else { StatusCode::NOT_FOUND.into_response() };
     }
-    if flaw
-        == Flaw::OpenTo(match method.as_str() {
-            "HEAD" => "HEAD",
-            "POST" => "POST",
-            "PUT" => "PUT",
-            "OPTIONS" => "OPTIONS",
-            _ => "no other",
-        })
-    {
+    if matches!(flaw, Flaw::OpenTo(open) if method == open) {
         return "orders".into_response();
     }
     if method == Method::OPTIONS {
@@ -624,6 +686,9 @@ async fn start(options: Options) -> Check {
 
 /// Checks a server with this flaw.
 async fn report_on(flaw: Flaw, options: Options) -> Report {
+    /// With more checks at once, a slow machine answers too late.
+    static SLOTS: Semaphore = Semaphore::const_new(16);
+    let _slot = SLOTS.acquire().await.unwrap();
     let check = start(options).await;
     check.run(&serve(&check, flaw).await, |_| ()).await.unwrap()
 }
@@ -735,79 +800,12 @@ async fn a_wrong_server_is_reported_with_exactly_its_holes() {
     }
 }
 
-/// Each server fails these cases and no other, so it is found by nothing else.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_server_fails_the_cases_that_are_made_for_it_and_no_other() {
-    let flaws: [(Flaw, (Hole, &[&str])); 25] = [
-        (Flaw::OpenTo("HEAD"), (Hole::Method, &["no-token-head"])),
-        (Flaw::OpenTo("POST"), (Hole::Method, &["form", "no-token-post"])),
-        (Flaw::OpenTo("PUT"), (Hole::Method, &["no-token-put"])),
-        (Flaw::OpenTo("OPTIONS"), (Hole::Method, &["no-token-options"])),
-        (
-            Flaw::GuardsOneSpelling,
-            (
-                Hole::Path,
-                &[
-                    "path-case",
-                    "path-dot",
-                    "path-dots",
-                    "path-encoded",
-                    "path-own-dots",
-                    "path-semicolon",
-                    "path-slash-at-end",
-                    "path-two-slashes",
-                ],
-            ),
-        ),
-        (Flaw::TokenFromAForm, (Hole::Place, &["form"])),
-        (
-            Flaw::Caches(Part::HeaderAndPayload),
-            (Hole::Cache, &["seen-no-signature", "seen-other-signature", "seen-same-start"]),
-        ),
-        (Flaw::Caches(Part::HeaderAndSignature), (Hole::Cache, &["seen-other-payload"])),
-        (Flaw::Caches(Part::PayloadAndSignature), (Hole::Cache, &["seen-other-header"])),
-        (Flaw::Caches(Part::Start), (Hole::Cache, &["seen-same-start"])),
-        (Flaw::CacheIgnoresTime, (Hole::Cache, &["seen-expired"])),
-        (Flaw::DecryptsWithThePublicKey, (Hole::Algorithm, &["jwe", "jwe-p2c"])),
-        (Flaw::Inflates, (Hole::Ambiguity, &["zip"])),
-        (Flaw::FailsOnLargeTokens, (Hole::Crash, &["large", "large-header"])),
-        (Flaw::FailsOnDeepTokens, (Hole::Crash, &["deep-header", "deep-payload"])),
-        (Flaw::FailsOnManyMembers, (Hole::Crash, &["many-members"])),
-        (Flaw::RunsTheKid, (Hole::Fetch, &["address-in-kid"])),
-        (
-            Flaw::FetchesAClaim,
-            (
-                Hole::Fetch,
-                &[
-                    "address-in-aud",
-                    "address-in-environment",
-                    "address-in-iss",
-                    "address-in-jti",
-                    "address-in-owner",
-                    "address-in-owner-id",
-                    "address-in-picture",
-                    "address-in-plan",
-                    "address-in-project",
-                    "address-in-project-id",
-                    "address-in-scope",
-                    "address-in-sub",
-                    "address-in-user-id",
-                ],
-            ),
-        ),
-        (Flaw::FetchesForEachKid, (Hole::Flood, &["kid-flood"])),
-        (Flaw::KeepsWithdrawnKeys, (Hole::Key, &["withdrawn-key", "withdrawn-key-life"])),
-        (Flaw::FollowsRedirects, (Hole::Outage, &["issuer-redirect", "issuer-redirect-known"])),
-        (Flaw::NeverFetchesAfterAnOutage, (Hole::GoodRefused, &["issuer-back", "withdrawn-key-life"])),
-        (Flaw::EchoesAcceptedTokens, (Hole::Echo, &["echo-accepted"])),
-        (Flaw::EchoesRefusedTokens, (Hole::Echo, &["echo-refused"])),
-        (Flaw::ExpAsText, (Hole::Expiry, &["exp-string"])),
-    ];
-    let options = || Options { strict: true, long: true, ..options() };
+/// Each server fails these cases and no other, so nothing else finds it.
+async fn fail_exactly(flaws: impl IntoIterator<Item = (Flaw, (Hole, &'static str))>, options: impl Fn() -> Options) {
     let mut wrong = Vec::new();
     for (flaw, (hole, cases), report) in reports_on(flaws, options).await {
         let failed = failed(&report);
-        if failed != cases.iter().copied().collect() || !report.holes().contains_key(&hole) {
+        if failed != cases.split(' ').collect() || !report.holes().contains_key(&hole) {
             wrong.push(format!("{flaw:?} {failed:?}\n{}", report.summary()));
         }
     }
@@ -815,50 +813,146 @@ async fn a_wrong_server_fails_the_cases_that_are_made_for_it_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_told_apart_from_a_bad_token() {
-    let flaws: [(Flaw, &[&str]); 3] = [
-        (Flaw::OutageIs401, &["issuer-500", "issuer-endless", "issuer-redirect", "issuer-silent"]),
+async fn a_wrong_server_fails_the_cases_that_are_made_for_it_and_no_other() {
+    let mut flaws = vec![
+        (Flaw::OpenTo("HEAD"), (Hole::Method, "no-token-head")),
+        (Flaw::OpenTo("POST"), (Hole::Method, "no-token-post")),
+        (Flaw::OpenTo("PUT"), (Hole::Method, "no-token-put")),
+        (Flaw::OpenTo("PATCH"), (Hole::Method, "no-token-patch")),
+        (Flaw::OpenTo("DELETE"), (Hole::Method, "no-token-delete")),
+        (Flaw::OpenTo("OPTIONS"), (Hole::Method, "no-token-options")),
+        (Flaw::TokenFromAForm, (Hole::Place, "form")),
+        (Flaw::Caches(Part::HeaderAndPayload), (Hole::Cache, "seen-no-signature seen-other-signature")),
+        (Flaw::Caches(Part::LengthOfTheOther), (Hole::Cache, "seen-no-signature")),
+        (Flaw::Caches(Part::AllButTheEnd), (Hole::Cache, "seen-other-signature")),
+        (Flaw::Caches(Part::HeaderAndSignature), (Hole::Cache, "seen-other-payload")),
+        (Flaw::Caches(Part::PayloadAndSignature), (Hole::Cache, "seen-other-header")),
+        (Flaw::CacheIgnoresTime, (Hole::Cache, "seen-expired")),
+        (Flaw::DecryptsWithThePublicKey, (Hole::Algorithm, "jwe")),
+        (Flaw::DerivesWithoutALimit, (Hole::Crash, "jwe-p2c")),
+        (Flaw::Inflates, (Hole::Ambiguity, "zip")),
+        (Flaw::FailsOnLarge(0), (Hole::Crash, "large-header")),
+        (Flaw::FailsOnLarge(1), (Hole::Crash, "large")),
+        (Flaw::FailsOnDeep(0), (Hole::Crash, "deep-header")),
+        (Flaw::FailsOnDeep(1), (Hole::Crash, "deep-payload")),
+        (Flaw::FailsOnManyMembers, (Hole::Crash, "many-members")),
+        (Flaw::TypIgnored, (Hole::Header, "typ-at-jwt typ-logout-jwt typ-number")),
+        (Flaw::KeyUseIgnored, (Hole::Key, "encryption-key key-alg key-ops")),
         (
-            Flaw::ForgetsKeysInAnOutage,
-            &[
-                "issuer-500",
-                "issuer-500-known",
-                "issuer-endless",
-                "issuer-endless-known",
-                "issuer-redirect",
-                "issuer-redirect-known",
-                "issuer-silent",
-                "issuer-silent-known",
-            ],
+            Flaw::LastDuplicateWins,
+            (
+                Hole::Ambiguity,
+                "alg-twice aud-twice-good-last exp-twice-good-last iss-twice-good-last sub-twice-good-last",
+            ),
         ),
-        (Flaw::WaitsForTheIssuer, &["issuer-endless", "issuer-silent"]),
+        (
+            Flaw::LenientBase64,
+            (
+                Hole::Encoding,
+                "header-padding header-spare-bits payload-padding payload-spare-bits signature-padding \
+                 signature-spare-bits signature-standard-base64 space-inside",
+            ),
+        ),
+        (Flaw::SubjectMayBeAUser, (Hole::Subject, "sub-other")),
+        (Flaw::ExpAsText, (Hole::Expiry, "exp-string")),
+        (Flaw::FetchesClaimSources, (Hole::Fetch, "address-of-claims")),
+        (Flaw::FetchesForEachKid, (Hole::Flood, "kid-flood")),
+        (Flaw::EchoesAcceptedTokens, (Hole::Echo, "echo-accepted")),
+        (Flaw::EchoesRefusedTokens, (Hole::Echo, "echo-refused")),
     ];
-    let options = || Options { strict: true, long: true, ..options() };
-    for (flaw, cases, report) in reports_on(flaws, options).await {
-        let failed = failed(&report);
-        assert!(cases.iter().all(|case| failed.contains(case)), "{flaw:?}\n{}", report.summary());
-        assert!(failed.iter().all(|case| cases.contains(case) || case.starts_with("issuer")), "{flaw:?} {failed:?}");
-        assert!(report.holes().contains_key(&Hole::Outage), "{flaw:?}\n{}", report.summary());
-    }
+    let paths = [
+        "path-case",
+        "path-dot",
+        "path-dots",
+        "path-encoded",
+        "path-own-dots",
+        "path-semicolon",
+        "path-slash-at-end",
+        "path-two-slashes",
+    ];
+    flaws.extend(paths.map(|case| (Flaw::Routes(case), (Hole::Path, case))));
+    let headers = [
+        ("alg", "address-in-alg"),
+        ("typ", "address-in-typ"),
+        ("cty", "address-in-cty"),
+        ("jku", "address-in-jku"),
+        ("x5u", "address-in-x5u"),
+        ("x5t", "address-in-x5t"),
+        ("jwk", "address-in-jwk"),
+        ("kid", "address-in-kid"),
+        ("iss", "address-in-header-iss"),
+    ];
+    flaws.extend(headers.map(|(name, case)| (Flaw::RunsTheHeaders(name), (Hole::Fetch, case))));
+    let claims = [
+        ("iss", "address-in-iss"),
+        ("aud", "address-in-aud"),
+        ("sub", "address-in-sub"),
+        ("jti", "address-in-jti"),
+        ("owner", "address-in-owner"),
+        ("owner_id", "address-in-owner-id"),
+        ("project", "address-in-project"),
+        ("project_id", "address-in-project-id"),
+        ("environment", "address-in-environment"),
+        ("scope", "address-in-scope"),
+        ("user_id", "address-in-user-id"),
+        ("plan", "address-in-plan"),
+        ("picture", "address-in-picture"),
+    ];
+    flaws.extend(claims.map(|(name, case)| (Flaw::FetchesTheClaim(name), (Hole::Fetch, case))));
+    fail_exactly(flaws, || Options { strict: true, ..options() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_with_its_issuer_or_after_it_is_found() {
+    let flaws = [
+        (Flaw::OutageIs401(Outage::Error), (Hole::Outage, "issuer-500")),
+        (Flaw::OutageIs401(Outage::Redirect), (Hole::Outage, "issuer-redirect")),
+        (Flaw::OutageIs401(Outage::Endless), (Hole::Outage, "issuer-endless")),
+        (Flaw::OutageIs401(Outage::Silent), (Hole::Outage, "issuer-silent")),
+        (Flaw::RefusesKnownKeysIn(Outage::Error), (Hole::Outage, "issuer-500-known")),
+        (Flaw::RefusesKnownKeysIn(Outage::Redirect), (Hole::Outage, "issuer-redirect-known")),
+        (Flaw::RefusesKnownKeysIn(Outage::Endless), (Hole::Outage, "issuer-endless-known")),
+        (Flaw::RefusesKnownKeysIn(Outage::Silent), (Hole::Outage, "issuer-silent-known")),
+        (
+            Flaw::WaitsForTheIssuer,
+            (Hole::Outage, "issuer-endless issuer-endless-known issuer-silent issuer-silent-known"),
+        ),
+        (Flaw::FollowsRedirects, (Hole::Outage, "issuer-redirect issuer-redirect-known")),
+        (Flaw::UnknownKidsStayUnknown, (Hole::GoodRefused, "issuer-back")),
+        (Flaw::NeverFetchesAfterAnOutage, (Hole::GoodRefused, "issuer-back withdrawn-key-life")),
+        (Flaw::KeysNeverExpire, (Hole::Key, "withdrawn-key-life")),
+        (Flaw::KeepsWithdrawnKeys, (Hole::Key, "withdrawn-key withdrawn-key-life")),
+    ];
+    fail_exactly(flaws, || Options { strict: true, long: true, ..options() }).await;
+}
+
+/// With `GET`, the case is not tried, because every other case uses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_get_is_found_with_another_method() {
+    let flaws = [(Flaw::OpenTo("GET"), (Hole::Method, "no-token-get"))];
+    fail_exactly(flaws, || Options { method: "POST".to_owned(), strict: true, ..options() }).await;
+}
+
+/// With `--strict`, `exp-string` also finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exp_that_is_text_and_past_is_a_hole_in_any_mode() {
+    fail_exactly([(Flaw::ExpAsTextUncompared, (Hole::Expiry, "exp-string-past"))], options).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_alone_gains_an_attacker_nothing_is_a_hole_only_if_strict() {
     let flaws = [
-        (Flaw::LenientBase64, Hole::Encoding),
-        (Flaw::LastDuplicateWins, Hole::Ambiguity),
-        (Flaw::TypIgnored, Hole::Header),
-        (Flaw::KeyUseIgnored, Hole::Key),
-        (Flaw::EchoesAcceptedTokens, Hole::Echo),
-        (Flaw::ExpAsText, Hole::Expiry),
-        (Flaw::FetchesForEachKid, Hole::Flood),
+        (Flaw::LenientBase64, ()),
+        (Flaw::LastDuplicateWins, ()),
+        (Flaw::TypIgnored, ()),
+        (Flaw::KeyUseIgnored, ()),
+        (Flaw::EchoesAcceptedTokens, ()),
+        (Flaw::ExpAsText, ()),
+        (Flaw::FetchesForEachKid, ()),
     ];
-    for (flaw, _, report) in reports_on(flaws, options).await {
+    for (flaw, (), report) in reports_on(flaws, options).await {
         assert!(report.is_clean(), "{flaw:?}\n{}", report.summary());
         assert!(report.rows().any(|row| matches!(row.outcome, Outcome::Remark(_))), "{flaw:?}");
-    }
-    for (flaw, hole, report) in reports_on(flaws, || Options { strict: true, ..options() }).await {
-        assert!(report.holes().keys().eq([&hole]), "{flaw:?}\n{}", report.summary());
     }
 }
 
@@ -918,8 +1012,12 @@ async fn a_redirect_or_a_404_is_no_acceptance() {
 async fn an_api_that_dies_is_reported_with_the_case_that_stopped_it() {
     let flaws = [(Flaw::DiesOfAForgery, ()), (Flaw::DiesWithoutAnAnswer, ())];
     for (flaw, (), report) in reports_on(flaws, options).await {
-        let crashes = report.holes().get(&Hole::Crash).map_or(0, Vec::len);
-        assert_eq!(crashes, 1, "{flaw:?}\n{}", report.summary());
+        let mut crashes = report.rows().filter(|row| row.outcome == Outcome::Failed(Hole::Crash));
+        let (crash, None) = (crashes.next().unwrap(), crashes.next()) else { panic!("{flaw:?}\n{}", report.summary()) };
+        // After the answer to `forged`, the next connection is refused, or accepted and closed.
+        let is_next = flaw == Flaw::DiesOfAForgery && crash.name == "signature-stripped";
+        assert!(crash.name == "forged" || is_next, "{flaw:?}\n{}", report.summary());
+        assert!(!is_next || crash.note.as_ref().unwrap().contains("or at forged before it"), "{crash:?}");
         let skipped =
             report.rows().filter(|row| matches!(row.outcome, Outcome::Skipped(reason) if reason.contains("crashed")));
         assert!(skipped.count() > 100, "{flaw:?}\n{}", report.summary());

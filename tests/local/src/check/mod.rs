@@ -304,7 +304,7 @@ impl<P: FnMut(Progress<'_>)> Run<'_, P> {
                 self.report.blame(self.last, Hole::Crash);
             }
             self.is_gone = !is_back;
-            // The connection of this case was open when the API stopped.
+            // The connection of this case was open when the API stopped, and may have waited to be accepted.
             has_died = failure == Failure::Closed && !is_back;
         }
         if answer.echoes() {
@@ -315,6 +315,7 @@ impl<P: FnMut(Progress<'_>)> Run<'_, P> {
         let mut row = report::judge(case, &answer, fetched, fetches, options);
         if has_died {
             row.outcome = Outcome::Failed(Hole::Crash);
+            row.note = Some(format!("the API stopped at this case, or at {} before it", self.last));
         }
         row
     }
