@@ -4,6 +4,7 @@
 //! signs these claims or any other bytes, so a test can make any invalid token. [`check`] sends such tokens to an API.
 //! Neither production binary depends on this package.
 
+#[cfg(feature = "check")]
 pub mod check;
 mod deployment;
 mod issuer;
