@@ -207,6 +207,31 @@ async fn a_handler_that_takes_60_s_is_cancelled() {
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
 }
 
+/// The handler's answer says that the body could not be read.
+#[tokio::test]
+async fn a_body_that_pauses_for_10_s_can_not_be_read() {
+    let (parts, mut seen) = mpsc::unbounded_channel();
+    let route = post(async move |body: Body| {
+        let mut body = body.into_data_stream();
+        while let Some(Ok(part)) = body.next().await {
+            parts.send(part).unwrap();
+        }
+        "cut"
+    });
+    let backend = with_route(route).await;
+    let mut client = TcpStream::connect(backend.address).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 9\r\n\r\n", token());
+    client.write_all(head.as_bytes()).await.unwrap();
+    for part in ["one", "two"] {
+        client.write_all(part.as_bytes()).await.unwrap();
+        assert_eq!(within_5_s(seen.recv()).await.unwrap(), part);
+        backend.serve_other_requests().await;
+        advance(9 * SECOND).await;
+    }
+    advance(2 * SECOND).await;
+    assert!(rest(&mut client).await.ends_with(b"\r\n\r\ncut"));
+}
+
 /// A handler that tells when it begins and when it is dropped.
 fn observed() -> (axum::routing::MethodRouter, mpsc::UnboundedReceiver<&'static str>, watch::Sender<bool>) {
     struct Dropped(mpsc::UnboundedSender<&'static str>);
