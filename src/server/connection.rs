@@ -142,8 +142,8 @@ impl Activity {
         state.phase
     }
 
-    /// The client sends nothing. If the connection is idle, it has therefore taken over every answer. This is no excuse
-    /// for a client that pipelines: otherwise a moment without requests in each minute would keep others out forever.
+    /// The client sends nothing. If the connection is idle, it has therefore taken over every answer. A client that
+    /// pipelines stays behind, because one moment without requests in each minute would keep others out forever.
     fn read_nothing(&self) {
         let mut state = self.state();
         if matches!(state.phase, Phase::Idle { .. }) && !state.pipelines_while_behind {
