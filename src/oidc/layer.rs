@@ -33,7 +33,8 @@ const TRUSTED_SOURCE: HeaderName = HeaderName::from_static("x-vercel-trusted-oid
 ///
 /// A route needs one guard. A second guard behind the first finds no header, and refuses every request with 401.
 ///
-/// A gRPC client gets `UNAUTHENTICATED`, `PERMISSION_DENIED` or `UNAVAILABLE`, with the reason as the message.
+/// A gRPC client gets `UNAUTHENTICATED`, `PERMISSION_DENIED` or `UNAVAILABLE`, with the reason as the message. The HTTP
+/// status is not 200 as in other gRPC answers, because a proxy that asks whether to pass a request on reads it.
 ///
 /// ```
 /// use std::convert::Infallible;
