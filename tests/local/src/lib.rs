@@ -1,7 +1,7 @@
 //! Vercel on your machine: an issuer of OIDC tokens, for the tests and the demo.
 //!
 //! [`Issuer`] serves what `oidc.vercel.com` serves. [`Deployment`] has the claims of Vercel's tokens. [`SigningKey`]
-//! signs these claims or any other bytes, so a test can make any invalid token. [`check`] sends such tokens to an API.
+//! signs these claims or any other bytes, so a test can make any invalid token. `check` sends such tokens to an API.
 //! Neither production binary depends on this package.
 
 #[cfg(feature = "check")]
