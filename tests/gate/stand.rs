@@ -1,10 +1,11 @@
 //! A real proxy with the configuration of `docs/gate.md`, between a client and the API of `api.py`, with the gate.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,7 +28,9 @@ fn configuration(language: &str, proxy: u16, gate: u16, api: u16) -> String {
     let blocks: Vec<_> = page.split(&format!("\n```{language}\n")).skip(1).collect();
     let [block] = blocks[..] else { panic!("{} blocks of {language}", blocks.len()) };
     let block = block.split("```").next().unwrap();
-    block.replace("8080", &proxy.to_string()).replace("3001", &gate.to_string()).replace("8000", &api.to_string())
+    // With the colon, no port is replaced within another.
+    let with = |block: &str, from: &str, port: u16| block.replace(from, &format!(":{port}"));
+    with(&with(&with(block, ":8080", proxy), ":3001", gate), ":8000", api)
 }
 
 /// A program that runs until this is dropped.
@@ -59,11 +62,22 @@ async fn start(mut command: Command, ready: &'static str) -> Result<Process, Str
     Err(output)
 }
 
+/// An address that no other stand got. Caddy and HAProxy would share a port with another proxy (`SO_REUSEPORT`).
+async fn unused_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address;
+        }
+    }
+}
+
 /// Starts the proxy on a free port. Another program may take the port first, so it tries a few times.
 async fn start_proxy(kind: Kind, folder: &TempDir, gate: u16, api: u16) -> (Process, SocketAddr) {
     let mut output = String::new();
     for _ in 0..5 {
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let address = unused_address().await;
         let configuration = |language| configuration(language, address.port(), gate, api);
         let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
         let (mut command, ready) = match kind {
