@@ -293,7 +293,11 @@ async fn the_service_verifies(project: &Project, code: &str) {
 async fn it_verifies(vercel: &Vercel, port: &str) {
     let url = format!("http://127.0.0.1:{port}/orders");
     let bearer = |token: String| format!("Bearer {token}");
-    assert_eq!(ask(&url, "authorization", &bearer(vercel.good())).await, (200, "Orders of storefront".to_owned()));
+    // A function sends its token in both headers to pass Deployment Protection.
+    let good = vercel.good();
+    let both = [("authorization", &*bearer(good.clone())), ("x-vercel-trusted-oidc-idp-token", &*good)];
+    let (status, _, body) = answer(&url, &both).await;
+    assert_eq!((status, body.as_str()), (200, "Orders of storefront"));
     for (token, status) in vercel.refused() {
         let (answered, head, body) = answer(&url, &[("authorization", &bearer(token))]).await;
         assert_eq!(answered, status, "{body}");
@@ -346,10 +350,11 @@ async fn an_axum_service() {
 async fn an_actix_web_service() {
     let (project, section) = (Project::new(), section("An actix-web service"));
     project.run_commands(section, &[]);
-    // The handler also sees to it that the token does not reach it.
+    // The handler also asserts that no header with the token reaches it.
     let handler = "(caller: ReqData<VerifiedCaller>) -> String {\n";
     let without_token = "(caller: ReqData<VerifiedCaller>, request: actix_web::HttpRequest) -> String {
-    assert!(!request.headers().contains_key(\"authorization\"));\n";
+    assert!(!request.headers().contains_key(\"authorization\"));
+    assert!(!request.headers().contains_key(\"x-vercel-trusted-oidc-idp-token\"));\n";
     the_service_verifies(&project, &replaced(&block(section, "rust"), &[(handler, without_token)])).await;
 }
 
